@@ -1,0 +1,181 @@
+"""Base64 in both alphabets, strict JSON, canonical JSON, instants; docs/protocol.md sections 0-2.
+
+Python's own decoders are lenient: base64 skips foreign characters and ignores spare
+bits, JSON keeps the last of two equal keys and knows NaN. Two spellings of one value are
+two ways past a comparison, so everything here has one spelling only.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import re
+from datetime import UTC, datetime
+from typing import Any, Final, NoReturn
+
+import rfc8785
+
+from amesh_core.errors import Malformed
+
+# Deeper nesting than any of our formats; the Node tools stop at 32 as well.
+MAX_JSON_DEPTH: Final = 32
+
+_INSTANT: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{3}Z")
+
+
+def b64(data: bytes) -> str:
+    """Encode as standard base64 with padding (RFC 4648 section 4)."""
+    return base64.b64encode(data).decode("ascii")
+
+
+def b64u(data: bytes) -> str:
+    """Encode as base64url without padding (RFC 4648 section 5)."""
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode("ascii")
+
+
+def unb64(text: str, *, length: int | None = None) -> bytes:
+    """Decode canonical, padded standard base64; exactly `length` bytes when given.
+
+    Raises:
+        Malformed: another alphabet, padding missing or extra, spare bits set, other length.
+    """
+    try:
+        data = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        raise Malformed("not base64") from None
+    # Re-encoding is the one test that catches spare bits and doubled padding alike.
+    if b64(data) != text:
+        raise Malformed("not canonical base64")
+    return _of_length(data, length)
+
+
+def unb64u(text: str, *, length: int | None = None) -> bytes:
+    """Decode canonical, unpadded base64url; exactly `length` bytes when given.
+
+    Raises:
+        Malformed: as `unb64`.
+    """
+    try:
+        data = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+    except (binascii.Error, ValueError):
+        raise Malformed("not base64url") from None
+    if b64u(data) != text:
+        raise Malformed("not canonical base64url")
+    return _of_length(data, length)
+
+
+def unb64_any(text: str, *, length: int | None = None) -> bytes:
+    """Decode base64 in either alphabet, with or without padding, no spare bits set.
+
+    Node writes and accepts both; what is compared afterwards is the bytes, so several
+    spellings of one value are harmless where this is used (header `id`, seals, key files).
+
+    Raises:
+        Malformed: as `unb64`.
+    """
+    return unb64u(text.rstrip("=").translate(_TO_URL_ALPHABET), length=length)
+
+
+_TO_URL_ALPHABET: Final = str.maketrans("+/", "-_")
+
+
+def _of_length(data: bytes, length: int | None) -> bytes:
+    if length is not None and len(data) != length:
+        raise Malformed(f"{len(data)} bytes instead of {length}")
+    return data
+
+
+def load_json(data: bytes | str) -> Any:
+    """Parse JSON text (RFC 8259), refusing what two parsers would read differently.
+
+    Raises:
+        Malformed: not UTF-8, not JSON, a byte order mark, a key twice in one object, NaN or
+            Infinity, or nesting deeper than MAX_JSON_DEPTH.
+    """
+    try:
+        text = data if isinstance(data, str) else data.decode("utf-8")
+        value = json.loads(text, object_pairs_hook=_object, parse_constant=_no_constant)
+    # RecursionError: deep nesting ends the parser before our own depth check can.
+    except (ValueError, RecursionError):
+        raise Malformed("not valid JSON") from None
+    _check_depth(value, MAX_JSON_DEPTH)
+    return value
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        raise Malformed("a key twice in one JSON object")
+    return result
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise Malformed(f"{name} is not JSON")
+
+
+def _check_depth(value: object, left: int) -> None:
+    if left < 0:
+        raise Malformed(f"JSON nested deeper than {MAX_JSON_DEPTH}")
+    if isinstance(value, dict):
+        for item in value.values():
+            _check_depth(item, left - 1)
+    elif isinstance(value, list):
+        for item in value:
+            _check_depth(item, left - 1)
+
+
+def canonical_json(value: Any) -> bytes:
+    """Serialise by JCS (RFC 8785); a lone surrogate in a value is written as `\\udxxx`.
+
+    RFC 8785 has no form for lone surrogates, but JavaScript's JSON.stringify, which sealed
+    the files that exist, escapes them in lower case. In a key they are refused: their place
+    in the order would be ours alone.
+
+    Raises:
+        Malformed: a value JCS cannot express (an integer beyond 2^53 - 1, a non-finite float).
+    """
+    try:
+        text = json.dumps(value, ensure_ascii=False)
+        if not _SURROGATE.search(text):
+            return rfc8785.dumps(value)
+        # A private-use character that the document does not use marks the escapes, so
+        # nothing that is really in it can be taken for one.
+        mark = next(c for c in map(chr, range(0xE000, 0xF900)) if c not in text)
+        canonical = rfc8785.dumps(_mark_surrogates(value, mark))
+    except (ValueError, RecursionError, StopIteration):
+        raise Malformed("cannot be written as canonical JSON") from None
+    return re.sub(f"{mark}(d[0-9a-f]{{3}})", r"\\u\1", canonical.decode("utf-8")).encode("utf-8")
+
+
+_SURROGATE: Final = re.compile("[\ud800-\udfff]")
+
+
+def _mark_surrogates(value: Any, mark: str) -> Any:
+    if isinstance(value, str):
+        return _SURROGATE.sub(lambda found: f"{mark}{ord(found[0]):04x}", value)
+    if isinstance(value, list):
+        return [_mark_surrogates(item, mark) for item in value]
+    if isinstance(value, dict):
+        return {key: _mark_surrogates(item, mark) for key, item in value.items()}
+    return value
+
+
+def instant(seconds: float) -> str:
+    """Write a Unix time as `YYYY-MM-DDTHH:MM:SS.mmmZ`, the form of every time in our files."""
+    moment = datetime.fromtimestamp(seconds, UTC)
+    return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z"
+
+
+def parse_instant(text: str) -> float:
+    """Read `YYYY-MM-DDTHH:MM:SS.mmmZ` as a Unix time in seconds.
+
+    Raises:
+        Malformed: any other form, or a date that does not exist.
+    """
+    if not _INSTANT.fullmatch(text):
+        raise Malformed("not a UTC time of the form YYYY-MM-DDTHH:MM:SS.mmmZ")
+    try:
+        return datetime.fromisoformat(text).timestamp()
+    except ValueError:
+        raise Malformed("no such date") from None
