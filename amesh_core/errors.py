@@ -3,6 +3,7 @@
     AmeshError
     ├── Malformed                     bytes from outside that are not what they must be
     │   ├── MissingHeader · MalformedHeader · UnsupportedVersion · MalformedRequest
+    │   └── BadFrame
     ├── PayloadTooLarge
     ├── Unauthenticated               one answer outside (401), the reason only in the log
     │   ├── UnknownDevice · NotAController · TrustExpired
@@ -13,19 +14,20 @@
     │   └── AllowListTampered · AllowListRolledBack · AllowListMissing
     ├── HomeError                     the directory this device lives in
     │   ├── NoIdentity · IdentityExists · IdentityDamaged · UnsafePermissions
-    │   └── HomeUnwritable · HomeBusy
+    │   └── IdentityReplaced · HomeUnwritable · HomeBusy
     ├── KeyStoreError                 the private key cannot be used
     │   ├── NoPassphrase · WrongPassphrase · KeyFileDamaged · KeyMissing
     │   └── BackendUnavailable
     ├── DeviceError                   a device named by a person
     │   └── NoSuchDevice · AmbiguousDevice · TooManyControllers · RoleConflict · OwnKey
     ├── PairingFailed                 the ceremony ended without trust
-    │   ├── OutOfOrder · CommitmentMismatch · BadBox · BadIdentity · OlderPairing
+    │   ├── OutOfOrder · BadMessage · CommitmentMismatch · BadBox · BadIdentity · OlderPairing
     │   ├── WrongDigits · RejectedHere · RejectedByPeer · PeerCouldNotRecord
     │   └── PairingExpired · NotConfirmed
     ├── RelayError                    the road between two devices
     │   └── RelayUnreachable · RelayRefused · RelayLost
-    └── UsageError                    a value from a person or a setting that cannot work
+    ├── UsageError                    a value from a person or a setting that cannot work
+    └── Declined                      the person said no, and nothing was changed
 
 Errors carry a stable `code` and facts. They know neither exit statuses nor HTTP: one
 table in the CLI (amesh_cli/failures.py) and one in the SDK (amesh_sdk/answers.py)
@@ -77,6 +79,19 @@ class MalformedRequest(Malformed):
     """The method or the request target cannot be canonicalised without guessing."""
 
     code = "malformed_request"
+
+
+class BadFrame(Malformed):
+    """A frame between a device and a relay is not one of docs/protocol.md section 4.
+
+    `relay_code` is the error code a relay answers it with.
+    """
+
+    code = "bad_frame"
+
+    def __init__(self, relay_code: str, reason: str) -> None:
+        super().__init__(reason)
+        self.relay_code = relay_code
 
 
 class PayloadTooLarge(AmeshError):
@@ -244,6 +259,17 @@ class UnsafePermissions(HomeError):
         self.wanted = wanted
 
 
+class IdentityReplaced(HomeError):
+    """Another identity took this one's place while this process was running."""
+
+    code = "identity_replaced"
+
+    def __init__(self, device_id: str, directory: str) -> None:
+        super().__init__(f"{directory} holds another identity than {device_id} by now")
+        self.device_id = device_id
+        self.directory = directory
+
+
 class HomeUnwritable(HomeError):
     """The operating system refused to read or write a file of ours."""
 
@@ -364,6 +390,12 @@ class OutOfOrder(PairingFailed):
     """A frame arrived that this state does not know."""
 
     code = "out_of_order"
+
+
+class BadMessage(PairingFailed):
+    """The other side sent what is no message of this protocol, or a key it must not use."""
+
+    code = "bad_message"
 
 
 class CommitmentMismatch(PairingFailed):
@@ -488,3 +520,12 @@ class UsageError(AmeshError):
     """A value from a person or a setting that cannot work."""
 
     code = "usage"
+
+
+class Declined(AmeshError):
+    """The person said no; nothing was changed."""
+
+    code = "declined"
+
+    def __init__(self) -> None:
+        super().__init__("nothing was changed")

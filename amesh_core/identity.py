@@ -58,6 +58,16 @@ class Identity:
     friendly_name: str
 
 
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """The device on the other side of a ceremony; `role` is what it becomes to this one."""
+
+    device_id: str
+    public_key: bytes
+    friendly_name: str
+    role: Role
+
+
 def device_id(public: bytes) -> str:
     """`am_` and 16 characters of b64u(SHA-256(33-byte compressed public key))."""
     return "am_" + b64u(crypto.sha256(public))[:16]

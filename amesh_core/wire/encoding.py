@@ -7,7 +7,6 @@ two ways past a comparison, so everything here has one spelling only.
 
 from __future__ import annotations
 
-import base64
 import binascii
 import json
 import re
@@ -26,12 +25,12 @@ _INSTANT: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9
 
 def b64(data: bytes) -> str:
     """Encode as standard base64 with padding (RFC 4648 section 4)."""
-    return base64.b64encode(data).decode("ascii")
+    return binascii.b2a_base64(data, newline=False).decode("ascii")
 
 
 def b64u(data: bytes) -> str:
     """Encode as base64url without padding (RFC 4648 section 5)."""
-    return base64.urlsafe_b64encode(data).rstrip(b"=").decode("ascii")
+    return b64(data).rstrip("=").replace("+", "-").replace("/", "_")
 
 
 def unb64(text: str, *, length: int | None = None) -> bytes:
@@ -41,13 +40,16 @@ def unb64(text: str, *, length: int | None = None) -> bytes:
         Malformed: another alphabet, padding missing or extra, spare bits set, other length.
     """
     try:
-        data = base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
+        data = binascii.a2b_base64(text)
+    except ValueError:  # binascii.Error is one
         raise Malformed("not base64") from None
-    # Re-encoding is the one test that catches spare bits and doubled padding alike.
-    if b64(data) != text:
+    # Re-encoding is the one test that catches foreign characters, spare bits and doubled
+    # padding alike.
+    if binascii.b2a_base64(data, newline=False).decode("ascii") != text:
         raise Malformed("not canonical base64")
-    return _of_length(data, length)
+    if length is not None and len(data) != length:
+        raise Malformed(f"{len(data)} bytes instead of {length}")
+    return data
 
 
 def unb64u(text: str, *, length: int | None = None) -> bytes:
@@ -56,17 +58,13 @@ def unb64u(text: str, *, length: int | None = None) -> bytes:
     Raises:
         Malformed: as `unb64`.
     """
-    try:
-        data = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
-    except (binascii.Error, ValueError):
-        raise Malformed("not base64url") from None
-    if b64u(data) != text:
-        raise Malformed("not canonical base64url")
-    return _of_length(data, length)
+    if "+" in text or "/" in text or "=" in text:
+        raise Malformed("not base64url")
+    return unb64_any(text, length=length)
 
 
 def unb64_any(text: str, *, length: int | None = None) -> bytes:
-    """Decode base64 in either alphabet, with or without padding, no spare bits set.
+    """Decode base64 in either alphabet, wholly padded or not at all, no spare bits set.
 
     Node writes and accepts both; what is compared afterwards is the bytes, so several
     spellings of one value are harmless where this is used (header `id`, seals, key files).
@@ -74,16 +72,13 @@ def unb64_any(text: str, *, length: int | None = None) -> bytes:
     Raises:
         Malformed: as `unb64`.
     """
-    return unb64u(text.rstrip("=").translate(_TO_URL_ALPHABET), length=length)
+    standard = text.replace("-", "+").replace("_", "/")
+    if "=" not in standard:
+        standard += _PADDING[len(standard) % 4]
+    return unb64(standard, length=length)
 
 
-_TO_URL_ALPHABET: Final = str.maketrans("+/", "-_")
-
-
-def _of_length(data: bytes, length: int | None) -> bytes:
-    if length is not None and len(data) != length:
-        raise Malformed(f"{len(data)} bytes instead of {length}")
-    return data
+_PADDING: Final = ("", "===", "==", "=")  # three are never right, and refused by `unb64`
 
 
 def load_json(data: bytes | str) -> Any:
