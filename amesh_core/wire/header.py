@@ -1,0 +1,77 @@
+"""`Authorization: AuthMesh ...`; docs/protocol.md section 3.
+
+There is one spelling but for the order of the fields and a space after each comma. Node's
+parser finds the fields anywhere in the line; what surrounds them there is refused here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+from amesh_core.errors import Malformed, MalformedHeader, MissingHeader
+from amesh_core.wire.encoding import b64, b64u, unb64_any, unb64u
+
+# Of `id` and `sig`, decoding checks the alphabet.
+_FIELDS: Final = (
+    r'v="([!#-~]{1,8})"',
+    r'id="([^"]{1,128})"',
+    r'ts="([0-9]{1,16})"',
+    r'nonce="([A-Za-z0-9_-]{1,64})"',
+    r'sig="([^"]{1,256})"',
+)
+# The scheme is case-sensitive, as it is on Node's side. The longest match has 517 characters,
+# so that the limit of 1 024 holds by itself.
+_USUAL: Final = re.compile(f"AuthMesh {', ?'.join(_FIELDS)}")
+# Five times one of the five: each group then holds a value only if each field was there, and
+# so only if each was there once.
+_ANY_ORDER: Final = re.compile(rf"AuthMesh (?:(?:{'|'.join(_FIELDS)})(?:, ?(?!\Z)|\Z)){{5}}")
+
+
+class Credential(NamedTuple):
+    """What a request says of its sender; nothing in it is believed yet.
+
+    `timestamp` (Unix seconds) and `nonce` stay the texts that were sent: they are signed as
+    such. `public_key` and `signature` may have any length here.
+    """
+
+    version: str
+    public_key: bytes
+    timestamp: str
+    nonce: str
+    signature: bytes
+
+    def encode(self) -> str:
+        """The header value, its fields in the order of the specification."""
+        return (
+            f'AuthMesh v="{self.version}",id="{b64(self.public_key)}",ts="{self.timestamp}",'
+            f'nonce="{self.nonce}",sig="{b64u(self.signature)}"'
+        )
+
+
+def parse(lines: Sequence[bytes | str]) -> Credential:
+    """Read the values of all Authorization lines of a request, of which there must be one.
+
+    Raises:
+        MissingHeader: there is none.
+        MalformedHeader: there are several, or the one is not exactly a credential.
+    """
+    if not lines:
+        raise MissingHeader
+    if len(lines) > 1:
+        raise MalformedHeader("more than one Authorization header")
+    line = lines[0]
+    # Latin-1 reads any bytes, and the pattern is ASCII alone.
+    text = line if isinstance(line, str) else line.decode("latin-1")
+    found = _USUAL.fullmatch(text) or _ANY_ORDER.fullmatch(text)
+    if found is None:
+        raise MalformedHeader("the Authorization header is not an AuthMesh credential")
+    fields = found.groups()
+    if None in fields:
+        raise MalformedHeader("a field of the Authorization header is missing")
+    version, public_key, timestamp, nonce, signature = fields
+    try:
+        return Credential(version, unb64_any(public_key), timestamp, nonce, unb64u(signature))
+    except Malformed:
+        raise MalformedHeader("a field of the Authorization header is not base64") from None
