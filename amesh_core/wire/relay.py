@@ -1,0 +1,352 @@
+"""The frames between a device and a relay: parse -> frozen dataclass, or BadFrame.
+
+    device -> relay                            relay -> device
+    Listen · Connect                           Ack · PeerFound · RelayErrorFrame
+    Data · Done                                Data · Done
+    BootstrapWatch                             BootstrapWatching
+    BootstrapInit                              BootstrapInit, to the watcher
+    BootstrapAck · BootstrapReject             BootstrapAcked · BootstrapReject
+
+docs/protocol.md section 4. Each frame is one JSON object in one text frame of at most
+MAX_FRAME_BYTES. Keys that a frame does not know are dropped, so nothing travels through a
+relay but the listed fields. What is secret or finds a peer never shows in a repr.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Final
+
+from amesh_core.errors import BadFrame as BadFrame
+from amesh_core.errors import Malformed
+from amesh_core.wire.encoding import load_json
+
+MAX_FRAME_BYTES: Final = 65536
+# Only a jti of a bootstrap token (docs/protocol.md section 6), a key, a signature, a good
+# name, a proof or a whole token travel in bootstrap frames; the longest token has ~2 KiB.
+MAX_BOOTSTRAP_FIELD_CHARACTERS: Final = 4096
+
+
+class ErrorCode(StrEnum):
+    """Why a relay refused something or ended a session; the list of section 4."""
+
+    INVALID_MESSAGE = "invalid_message"
+    UNKNOWN_TYPE = "unknown_type"
+    INVALID_OTC = "invalid_otc"
+    OTC_IN_USE = "otc_in_use"
+    OTC_NOT_FOUND = "otc_not_found"
+    OTC_EXPIRED = "otc_expired"
+    PEER_ALREADY_CONNECTED = "peer_already_connected"
+    PEER_DISCONNECTED = "peer_disconnected"
+    RATE_LIMITED = "rate_limited"
+    RELAY_CAPACITY = "relay_capacity"
+    SESSION_DATA_LIMIT = "session_data_limit"
+    TOO_MANY_CONNECTIONS = "too_many_connections"
+
+
+ERROR_CODES: Final = frozenset(code.value for code in ErrorCode)
+# What a device reads in place of an error code that is not in the list: the text is
+# whatever the relay wrote, and must not reach a screen.
+UNKNOWN_ERROR: Final = "unknown_relay_error"
+
+
+class Rejection(StrEnum):
+    """Why a relay itself refuses a bootstrap frame; watchers give reasons of their own."""
+
+    NO_WATCHER = "no_watcher"
+    ALREADY_USED = "token_already_used"
+    OVERLOADED = "relay_overloaded"
+    ALREADY_WATCHED = "already_watched"
+
+
+_OTC: Final = re.compile(r"[0-9]{6}")
+_JTI: Final = re.compile(r"bt_[0-9a-f]{32}")
+_IDENTIFIER: Final = re.compile(r"[a-z][a-z0-9_]{0,63}")
+_SURROGATE: Final = re.compile("[\ud800-\udfff]")
+
+
+@dataclass(frozen=True, slots=True)
+class Listen:
+    """A target waits for its controller under the code `otc`, six ASCII digits."""
+
+    otc: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Connect:
+    """A controller looks for the target that waits under the code `otc`."""
+
+    otc: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Ack:
+    """The relay holds the code; it may be shown."""
+
+
+@dataclass(frozen=True, slots=True)
+class PeerFound:
+    """Both devices are here; `Data` travels from now on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """Something for the other device; the relay hands on `payload` unchanged."""
+
+    payload: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The session is over for both devices."""
+
+
+@dataclass(frozen=True, slots=True)
+class RelayErrorFrame:
+    """The relay refused or ended something; `code` is in ERROR_CODES, or UNKNOWN_ERROR."""
+
+    code: str
+
+
+@dataclass(frozen=True, slots=True)
+class BootstrapWatch:
+    """A controller waits for the device that holds the token `jti`."""
+
+    jti: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class BootstrapWatching:
+    """The relay will hand on what is announced for `jti`."""
+
+    jti: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class BootstrapInit:
+    """A target announces its key to whoever watches `jti` (docs/protocol.md section 6)."""
+
+    jti: str = field(repr=False)
+    target_public_key: str
+    friendly_name: str | None = None
+    proof: str | None = field(default=None, repr=False)
+    mac: str | None = field(default=None, repr=False)
+    token: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class BootstrapAck:
+    """The watching controller has recorded the target; sent to the relay."""
+
+    jti: str = field(repr=False)
+    public_key: str
+    controller_sig: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class BootstrapAcked:
+    """A `BootstrapAck` as the target receives it."""
+
+    jti: str = field(repr=False)
+    controller_public_key: str
+    controller_sig: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class BootstrapReject:
+    """An announcement, or a watch, is refused; `error` is an identifier. Proves nothing."""
+
+    jti: str = field(repr=False)
+    error: str
+
+
+DeviceFrame = (
+    Listen | Connect | Data | Done | BootstrapWatch | BootstrapInit | BootstrapAck | BootstrapReject
+)
+RelayFrame = (
+    Ack
+    | PeerFound
+    | Data
+    | Done
+    | RelayErrorFrame
+    | BootstrapWatching
+    | BootstrapInit
+    | BootstrapAcked
+    | BootstrapReject
+)
+
+
+def decode_from_device(text: str | bytes) -> DeviceFrame:
+    """Read a frame as a relay does; `bytes` is a binary frame, and refused.
+
+    Raises:
+        BadFrame: for anything else, its `relay_code` one of invalid_message, unknown_type,
+            invalid_otc.
+    """
+    value = _load(text)
+    match value:
+        case {"type": "data", "payload": str(payload)}:
+            return Data(_text(payload))
+        case {"type": "listen"}:
+            return Listen(_otc(value.get("otc")))
+        case {"type": "connect"}:
+            return Connect(_otc(value.get("otc")))
+        case {"type": "done"}:
+            return Done()
+        case {"type": "bootstrap_watch", "jti": jti}:
+            return BootstrapWatch(_jti(jti))
+        case {"type": "bootstrap_init"}:
+            return _init(value)
+        case {"type": "bootstrap_ack", "jti": jti, "publicKey": key, "controllerSig": sig}:
+            return BootstrapAck(_jti(jti), _field(key), _field(sig))
+        case {"type": "bootstrap_reject", "jti": jti, "error": error}:
+            return BootstrapReject(_jti(jti), _identifier(error))
+        case {"type": "data" | "bootstrap_watch" | "bootstrap_ack" | "bootstrap_reject"}:
+            raise _invalid("a frame with missing fields")
+        case {"type": str()}:
+            raise BadFrame(ErrorCode.UNKNOWN_TYPE, "a frame of an unknown type")
+        case _:
+            raise _invalid("a frame without a type")
+
+
+def decode_from_relay(text: str | bytes) -> RelayFrame:
+    """Read a frame as a device does; `bytes` is a binary frame, and refused.
+
+    An error code that is not in ERROR_CODES comes out as UNKNOWN_ERROR.
+
+    Raises:
+        BadFrame: for anything that is not a frame a relay sends.
+    """
+    value = _load(text)
+    match value:
+        case {"type": "data", "payload": str(payload)}:
+            return Data(_text(payload))
+        case {"type": "ack", "message": "session_open"}:
+            return Ack()
+        case {"type": "peer_found"}:
+            return PeerFound()
+        case {"type": "done"}:
+            return Done()
+        case {"type": "error", "code": str(code)}:
+            return RelayErrorFrame(code if code in ERROR_CODES else UNKNOWN_ERROR)
+        case {"type": "bootstrap_watching", "jti": jti}:
+            return BootstrapWatching(_jti(jti))
+        case {"type": "bootstrap_init"}:
+            return _init(value)
+        case {"type": "bootstrap_ack", "jti": jti, "controllerPubKey": key, "controllerSig": sig}:
+            return BootstrapAcked(_jti(jti), _field(key), _field(sig))
+        case {"type": "bootstrap_reject", "jti": jti, "error": error}:
+            return BootstrapReject(_jti(jti), _identifier(error))
+        case _:
+            raise _invalid("not a frame of a relay")
+
+
+def encode(frame: DeviceFrame | RelayFrame) -> str:
+    """Write a frame as the JSON text of one text frame."""
+    return json.dumps(_fields(frame), ensure_ascii=False, separators=(",", ":"))
+
+
+def _fields(frame: DeviceFrame | RelayFrame) -> dict[str, str]:
+    match frame:
+        case Listen(otc):
+            return {"type": "listen", "otc": otc}
+        case Connect(otc):
+            return {"type": "connect", "otc": otc}
+        case Ack():
+            return {"type": "ack", "message": "session_open"}
+        case PeerFound():
+            return {"type": "peer_found"}
+        case Data(payload):
+            return {"type": "data", "payload": payload}
+        case Done():
+            return {"type": "done"}
+        case RelayErrorFrame(code):
+            return {"type": "error", "code": code}
+        case BootstrapWatch(jti):
+            return {"type": "bootstrap_watch", "jti": jti}
+        case BootstrapWatching(jti):
+            return {"type": "bootstrap_watching", "jti": jti}
+        case BootstrapInit(jti, key, name, proof, mac, token):
+            optional = {"friendlyName": name, "proof": proof, "mac": mac, "token": token}
+            given = {name: text for name, text in optional.items() if text is not None}
+            return {"type": "bootstrap_init", "jti": jti, "targetPubKey": key, **given}
+        case BootstrapAck(jti, key, sig):
+            return {"type": "bootstrap_ack", "jti": jti, "publicKey": key, "controllerSig": sig}
+        case BootstrapAcked(jti, key, sig):
+            return {
+                "type": "bootstrap_ack",
+                "jti": jti,
+                "controllerPubKey": key,
+                "controllerSig": sig,
+            }
+        case BootstrapReject(jti, error):
+            return {"type": "bootstrap_reject", "jti": jti, "error": error}
+
+
+def _load(text: str | bytes) -> dict[str, Any]:
+    if isinstance(text, bytes):
+        raise _invalid("a binary frame")
+    # A lone surrogate, which no WebSocket can deliver, counts three bytes here.
+    if len(text.encode("utf-8", "surrogatepass")) > MAX_FRAME_BYTES:
+        raise _invalid(f"a frame over {MAX_FRAME_BYTES} bytes")
+    try:
+        value = load_json(text)
+    except Malformed as error:
+        raise _invalid(str(error)) from None
+    if not isinstance(value, dict):
+        raise _invalid("not a JSON object")
+    return value
+
+
+def _init(value: dict[str, Any]) -> BootstrapInit:
+    def optional(name: str) -> str | None:
+        return _field(value[name]) if name in value else None
+
+    return BootstrapInit(
+        jti=_jti(value.get("jti")),
+        target_public_key=_field(value.get("targetPubKey")),
+        friendly_name=optional("friendlyName"),
+        proof=optional("proof"),
+        mac=optional("mac"),
+        token=optional("token"),
+    )
+
+
+def _otc(value: object) -> str:
+    if not isinstance(value, str) or not _OTC.fullmatch(value):
+        raise BadFrame(ErrorCode.INVALID_OTC, "a code has six digits")
+    return value
+
+
+def _jti(value: object) -> str:
+    if not isinstance(value, str) or not _JTI.fullmatch(value):
+        raise _invalid("a jti is bt_ and 32 lower-case hexadecimal digits")
+    return value
+
+
+def _identifier(value: object) -> str:
+    if not isinstance(value, str) or not _IDENTIFIER.fullmatch(value):
+        raise _invalid("an error is an identifier of lower-case letters, digits and _")
+    return value
+
+
+def _field(value: object) -> str:
+    if not isinstance(value, str):
+        raise _invalid("a field is missing or not a text")
+    if len(value) > MAX_BOOTSTRAP_FIELD_CHARACTERS:
+        raise _invalid(f"a field over {MAX_BOOTSTRAP_FIELD_CHARACTERS} characters")
+    return _text(value)
+
+
+def _text(value: str) -> str:
+    # `"\ud800"` is JSON but no text: it cannot be sent on as UTF-8.
+    if not value.isascii() and _SURROGATE.search(value):
+        raise _invalid("a lone surrogate")
+    return value
+
+
+def _invalid(reason: str) -> BadFrame:
+    return BadFrame(ErrorCode.INVALID_MESSAGE, reason)
