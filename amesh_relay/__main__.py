@@ -1,0 +1,33 @@
+"""`python -m amesh_relay`, `amesh-relay`: run a relay until SIGTERM or SIGINT."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+from amesh_core.errors import UsageError
+from amesh_relay import config
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the relay; prints `listening on ws://HOST:PORT/ws` once devices can connect.
+
+    Returns the exit status: 0 stopped by a signal, 1 cannot listen.
+    """
+    settings = config.read(argv, os.environ)
+    # Here and not above: `--help` and a wrong option need no sockets, and no 100 ms for them.
+    from amesh_relay import process
+
+    try:
+        listener = process.bind(settings.host, settings.port)
+    except UsageError as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.stderr.write("hint: choose another --host or --port\n")
+        return 1
+    process.run(settings, listener)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

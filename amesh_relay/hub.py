@@ -1,0 +1,161 @@
+"""All that the relay decides, without a socket or a clock (docs/protocol.md section 4).
+
+    effects = hub.tick(now)                          before anything else, and once a second
+    effects = hub.connect(number, client, now)       a connection is there
+    effects = hub.receive(number, frame, now)        it sent a frame
+    effects = hub.refuse(number, code, now)          it sent something that is no frame
+    effects = hub.disconnect(number, now)            it is gone
+
+`receive` is the table of what each role (roles.py) may send; anything else ends its own
+connection, and a session with it. Every table behind it is bounded by the number of
+connections or by `limits.MAX_ROWS`.
+"""
+
+from __future__ import annotations
+
+from amesh_core.wire import relay as wire
+from amesh_core.wire.relay import ErrorCode
+from amesh_relay import limits
+from amesh_relay.announcements import Announcements
+from amesh_relay.codes import Codes
+from amesh_relay.limits import Limits, Tally, Timers
+from amesh_relay.roles import (
+    NORMAL_CLOSURE,
+    POLICY_VIOLATION,
+    TRY_AGAIN_LATER,
+    Announcing,
+    Connection,
+    Effect,
+    Fresh,
+    Hangup,
+    Paired,
+    Spent,
+    Waiting,
+    Watching,
+    error,
+)
+
+
+class Hub:
+    """The state of one relay; a method for each kind of event, all of them pure."""
+
+    def __init__(self, settings: Limits) -> None:
+        self._connections: dict[int, Connection] = {}
+        self._places: Tally[bytes] = Tally(
+            settings.max_connections_per_address, settings.max_connections
+        )
+        self._silent: Timers[Connection] = Timers(limits.SILENT_SECONDS)
+        self._codes = Codes(settings.max_sessions)
+        self._announcements = Announcements(settings.max_sessions)
+
+    @property
+    def connections(self) -> int:
+        """How many connections hold a place."""
+        return self._places.total
+
+    @property
+    def sessions(self) -> int:
+        """How many codes wait or are in use."""
+        return len(self._codes)
+
+    def connect(self, number: int, client: bytes, now: float) -> list[Effect]:
+        """A connection of `client` (see addresses.client_of) was opened: find it a place."""
+        connection = Connection(number, client)
+        if not self._places.enter(client):
+            # Without a place it is not kept: what it sends comes from nobody.
+            refusal = error(connection, ErrorCode.TOO_MANY_CONNECTIONS)
+            return [*refusal, Hangup(number, TRY_AGAIN_LATER)]
+        self._connections[number] = connection
+        self._silent.start(connection, now)
+        return []
+
+    def receive(self, number: int, frame: wire.DeviceFrame, now: float) -> list[Effect]:
+        """A frame came in."""
+        codes, announcements = self._codes, self._announcements
+        connection = self._connections.get(number)
+        if connection is None:
+            return []
+        match connection.role, frame:
+            case Spent(), _:
+                return []
+            case Fresh(), wire.Listen() | wire.Connect() if codes.limited(connection.client, now):
+                # Before anything is looked up: who has no attempts left learns nothing.
+                return self._refuse(connection, ErrorCode.RATE_LIMITED, now)
+            case Fresh(), wire.Listen() if codes.full():
+                return self._refuse(connection, ErrorCode.RELAY_CAPACITY, now)
+            case Fresh(), wire.Listen(otc):
+                return codes.listen(connection, otc, now)
+            case Fresh(), wire.Connect(otc):
+                return codes.connect(connection, otc, now)
+            case Waiting(), wire.Done():
+                self._leave(connection, now)
+                return [Hangup(connection.number, NORMAL_CLOSURE)]
+            case Paired(session), wire.Data():
+                return codes.data(connection, session, frame, now)
+            case Paired(session), wire.Done():
+                return codes.done(connection, session, now)
+            case Fresh(), wire.BootstrapWatch(jti):
+                return announcements.watch(connection, frozenset(), jti, now)
+            case Watching(jtis), wire.BootstrapWatch(jti):
+                return announcements.watch(connection, jtis, jti, now)
+            case Watching(jtis), wire.BootstrapAck(jti, key, signature) if jti in jtis:
+                return announcements.answer(wire.BootstrapAcked(jti, key, signature), now)
+            case Watching(jtis), wire.BootstrapReject(jti) if jti in jtis:
+                return announcements.answer(frame, now)
+            case Fresh(), wire.BootstrapInit():
+                self._silent.start(connection, now)
+                return announcements.announce(connection, frame, now)
+            case Announcing(jti), wire.BootstrapInit() if frame.jti == jti:
+                self._silent.start(connection, now)
+                return announcements.announce(connection, frame, now)
+            case _:
+                return self._refuse(connection, ErrorCode.INVALID_MESSAGE, now)
+
+    def refuse(self, number: int, code: ErrorCode, now: float) -> list[Effect]:
+        """A connection sent something that is no frame: end it, and nothing else."""
+        connection = self._connections.get(number)
+        if connection is None or isinstance(connection.role, Spent):
+            return []
+        return self._refuse(connection, code, now)
+
+    def disconnect(self, number: int, now: float) -> list[Effect]:
+        """A connection is gone."""
+        connection = self._connections.pop(number, None)
+        if connection is None:
+            return []
+        self._silent.stop(connection)
+        self._places.leave(connection.client)
+        return self._leave(connection, now)
+
+    def tick(self, now: float) -> list[Effect]:
+        """End what ran out of time, and forget what no longer counts."""
+        effects: list[Effect] = []
+        for connection in self._silent.due(now):
+            if isinstance(connection.role, Fresh | Announcing):
+                self._leave(connection, now)
+                effects.append(Hangup(connection.number, POLICY_VIOLATION))
+        effects += self._codes.tick(now)
+        self._announcements.tick(now)
+        return effects
+
+    def _refuse(self, connection: Connection, code: ErrorCode, now: float) -> list[Effect]:
+        others = self._leave(connection, now)
+        return [
+            *error(connection, code),
+            Hangup(connection.number, POLICY_VIOLATION),
+            *others,
+        ]
+
+    def _leave(self, connection: Connection, now: float) -> list[Effect]:
+        """Let go of all that a connection's role holds, and tell who depended on it."""
+        role, connection.role = connection.role, Spent()
+        match role:
+            case Waiting(otc):
+                self._codes.stop_waiting(otc, now)
+                return []
+            case Paired(session):
+                return self._codes.abandon(connection, session, now)
+            case Watching(jtis):
+                return self._announcements.stop_watching(jtis)
+            case Fresh() | Announcing() | Spent():
+                return []

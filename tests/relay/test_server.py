@@ -1,0 +1,191 @@
+"""The sockets around the hub, in one event loop with a clock that the test moves."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from contextlib import suppress
+
+import pytest
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed
+
+from amesh_core.wire import relay as wire
+from amesh_relay import server
+from amesh_relay.config import Config
+from amesh_relay.process import bind
+from tests.support.hub import JTI
+from tests.support.relay import relay_in_process
+
+
+class Clock:
+    """Seconds that pass when the test says so."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+async def say(device: ClientConnection, frame: wire.DeviceFrame) -> None:
+    await device.send(wire.encode(frame))
+
+
+async def hear(device: ClientConnection) -> wire.RelayFrame:
+    async with asyncio.timeout(10):
+        return wire.decode_from_relay(await device.recv())
+
+
+async def end(device: ClientConnection) -> int | None:
+    """The close code, once everything else was read."""
+    async with asyncio.timeout(20):
+        with pytest.raises(ConnectionClosed) as closed:
+            await device.recv()
+    return closed.value.rcvd.code if closed.value.rcvd else None
+
+
+def test_time_runs_out_without_a_frame(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "TICK_SECONDS", 0.01)
+
+    async def story() -> None:
+        clock = Clock()
+        async with (
+            relay_in_process(clock=clock) as url,
+            connect(url, proxy=None) as silent,
+            connect(url, proxy=None) as target,
+            connect(url, proxy=None) as controller,
+        ):
+            await say(target, wire.Listen("482916"))
+            assert await hear(target) == wire.Ack()
+            clock.now += 59
+            await say(controller, wire.Connect("482916"))
+            assert await hear(target) == await hear(controller) == wire.PeerFound()
+            clock.now += 1
+            assert await end(silent) == 1008
+            clock.now += 120
+            for device in (target, controller):
+                assert await hear(device) == wire.RelayErrorFrame("otc_expired")
+                assert await end(device) == 1000
+
+    asyncio.run(story())
+
+
+def test_what_was_sent_before_a_hangup_arrives() -> None:
+    """In order, and all of it, though the sender ends the session in the same breath."""
+
+    async def story() -> None:
+        async with (
+            relay_in_process() as url,
+            connect(url, proxy=None) as target,
+            connect(url, proxy=None) as controller,
+        ):
+            await say(target, wire.Listen("482916"))
+            assert await hear(target) == wire.Ack()
+            await say(controller, wire.Connect("482916"))
+            assert await hear(target) == await hear(controller) == wire.PeerFound()
+            for number in range(60):
+                await say(controller, wire.Data(f"{number}:" + "A" * 60_000))
+            await say(controller, wire.Done())
+            for number in range(60):
+                frame = await hear(target)
+                assert isinstance(frame, wire.Data)
+                assert frame.payload.startswith(f"{number}:")
+            assert await hear(target) == wire.Done()
+            assert await end(target) == await end(controller) == 1000
+
+    asyncio.run(story())
+
+
+def test_a_payload_arrives_unchanged() -> None:
+    payload = 'quotes " and \\ and / and \u0000\u001f\u007f\u2028 and é€😀 and <script>'
+
+    async def story() -> None:
+        async with (
+            relay_in_process() as url,
+            connect(url, proxy=None) as target,
+            connect(url, proxy=None) as controller,
+        ):
+            await say(target, wire.Listen("482916"))
+            await say(controller, wire.Listen("482917"))  # so that the first has surely arrived
+            assert await hear(target) == await hear(controller) == wire.Ack()
+            await say(controller, wire.Done())
+            assert await end(controller) == 1000
+            async with connect(url, proxy=None) as second:
+                await say(second, wire.Connect("482916"))
+                assert await hear(second) == await hear(target) == wire.PeerFound()
+                # As another program might write it: escapes, spaces, another order of keys.
+                text = json.dumps({"payload": payload, "type": "data"}, indent=1)
+                await second.send(text)
+                assert await hear(target) == wire.Data(payload)
+                await target.send(json.dumps({"type": "data", "payload": payload}))
+                assert await hear(second) == wire.Data(payload)
+
+    asyncio.run(story())
+
+
+def test_a_lost_peer_is_reported() -> None:
+    async def story() -> None:
+        async with relay_in_process() as url, connect(url, proxy=None) as target:
+            async with connect(url, proxy=None) as controller:
+                await say(target, wire.Listen("482916"))
+                assert await hear(target) == wire.Ack()
+                await say(controller, wire.Connect("482916"))
+                assert await hear(target) == await hear(controller) == wire.PeerFound()
+                controller.transport.abort()
+            assert await hear(target) == wire.RelayErrorFrame("peer_disconnected")
+            assert await end(target) == 1000
+
+    asyncio.run(story())
+
+
+def test_who_ends_others_by_the_clock_does_not_wait_for_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A session of which one side reads nothing runs out while somebody else speaks."""
+    monkeypatch.setattr(server, "TICK_SECONDS", 3600.0)
+
+    async def story() -> None:
+        clock = Clock()
+        async with (
+            relay_in_process(clock=clock) as url,
+            connect(url, proxy=None, max_queue=1) as deaf,
+            connect(url, proxy=None) as sender,
+        ):
+            await say(deaf, wire.Listen("482916"))
+            assert await hear(deaf) == wire.Ack()
+            await say(sender, wire.Connect("482916"))
+            assert await hear(deaf) == await hear(sender) == wire.PeerFound()
+            deaf.transport.pause_reading()
+            with suppress(TimeoutError):  # the flood stalls
+                async with asyncio.timeout(1):
+                    for _ in range(80):
+                        await say(sender, wire.Data("A" * 60_000))
+                    pytest.fail("nothing held the flood up")
+            clock.now += 100
+            async with connect(url, proxy=None) as other:
+                clock.now += 30  # 130 without a frame: the frame below ends their session
+                for _ in range(2):
+                    await say(other, wire.BootstrapInit(JTI, "A"))
+                    assert await hear(other) == wire.BootstrapReject(JTI, "no_watcher")
+            deaf.transport.abort()
+            sender.transport.abort()
+
+    asyncio.run(story())
+
+
+def test_a_defect_in_the_ticking_ends_the_relay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rather than leave one running in which nothing ever expires."""
+    monkeypatch.setattr(server, "TICK_SECONDS", 0.01)
+
+    def broken() -> float:
+        raise ZeroDivisionError
+
+    async def story() -> None:
+        relay = server.Relay(Config(host="127.0.0.1", port=0), clock=broken)
+        with bind("127.0.0.1", 0) as listener:
+            await relay.run(listener, stop=asyncio.Event(), started=lambda: None)
+
+    with pytest.raises(ExceptionGroup) as caught:
+        asyncio.run(asyncio.wait_for(story(), 20))
+    assert caught.group_contains(ZeroDivisionError)
