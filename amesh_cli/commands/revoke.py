@@ -1,0 +1,40 @@
+"""amesh revoke"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+
+def revoke(
+    device: Annotated[
+        str,
+        typer.Argument(help="Device id, an unambiguous start of it, or name.", metavar="DEVICE"),
+    ],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Stop trusting a device, from the next request on."""
+    import time
+
+    from amesh_cli import terminal
+    from amesh_cli.here import open_home
+    from amesh_core.errors import Declined
+    from amesh_core.identity import Role
+
+    home = open_home()
+    entry = home.allow_list().find(device)
+    shown = f"{terminal.quoted(entry.friendly_name)} ({entry.device_id})"
+    if not yes and not terminal.confirm(f"Stop trusting {shown}?", flag="--yes"):
+        raise Declined
+    with home.editing_allow_list(time.time()) as edit:
+        edit.allow_list = edit.allow_list.revoke(entry)
+    if as_json:
+        terminal.json_result({"revoked": entry.device_id, "friendlyName": entry.friendly_name})
+    elif entry.role is Role.TARGET:
+        terminal.result(f"{shown} is no longer listed here.")
+        terminal.say("It still lets this device in, until `amesh revoke` is run there.")
+    else:
+        terminal.result(f"{shown} is no longer trusted here, from the next request on.")
+        terminal.say("Other machines that trust it still do: revoke it there, too.")

@@ -1,0 +1,119 @@
+"""Making this device's identity, as a person sees it."""
+
+from __future__ import annotations
+
+import socket
+import time
+from typing import TYPE_CHECKING
+
+from amesh_cli import terminal
+from amesh_core.errors import Declined, HomeError, Malformed, NoIdentity, UsageError
+from amesh_core.identity import check_name
+from amesh_core.io.home import Home
+from amesh_core.wire.encoding import b64
+
+if TYPE_CHECKING:
+    from amesh_core.io.home import Created
+    from amesh_core.settings import Settings
+
+
+def choose_name(given: str | None) -> str:
+    """The name given, or asked for with this machine's name as the default.
+
+    Raises:
+        UsageError: not a good name, or none and no terminal to ask at.
+    """
+    name = given
+    if name is None:
+        name = terminal.ask(
+            "How shall other devices show this one?", flag="--name", default=socket.gethostname()
+        )
+    try:
+        return check_name(name)
+    except Malformed as error:
+        raise UsageError(f"this name cannot be used: {error}") from None
+
+
+def agree_to_replace(settings: Settings, *, yes: bool) -> bool:
+    """Ask before an identity is replaced; whether there is anything to replace.
+
+    Raises:
+        Declined: the person said no.
+        UsageError: there is something to ask and no terminal.
+    """
+    try:
+        there = Home.open(settings)
+        what = f"{terminal.quoted(there.identity.friendly_name)} ({there.identity.device_id})"
+    except NoIdentity:
+        return False
+    except HomeError:
+        what = "the damaged identity"
+    if not yes:
+        terminal.warn(f"every device paired with {what} will have to pair again.")
+        if not terminal.confirm(f"Replace {what}? A backup is kept.", flag="--yes"):
+            raise Declined
+    return True
+
+
+def create(
+    settings: Settings, *, name: str, backend: str | None, max_controllers: int, replace: bool
+) -> Created:
+    """Make key, list and identity."""
+    return Home.create(
+        settings,
+        name=name,
+        backend=backend,
+        max_controllers=max_controllers,
+        replace=replace,
+        now=time.time(),
+    )
+
+
+def show(created: Created, *, as_json: bool) -> None:
+    """Say what was made, how it is protected, and what comes next."""
+    home = created.home
+    me = home.identity
+    if as_json:
+        terminal.json_result(
+            {
+                "deviceId": me.device_id,
+                "friendlyName": me.friendly_name,
+                "publicKey": b64(me.public_key),
+                "storageBackend": home.backend,
+                "hardwareBound": created.hardware_bound,
+                "passphraseBesideKey": created.passphrase_generated,
+                "maxControllers": home.max_controllers,
+                "directory": str(home.directory),
+                "backup": str(created.backup) if created.backup else None,
+            }
+        )
+        return
+    for backend, reason in created.reasons.items():
+        terminal.say(f"not {backend}: {reason}")
+    terminal.result(f"This device is now {terminal.quoted(me.friendly_name)}.")
+    terminal.facts(
+        [
+            ("device id", me.device_id),
+            ("public key", b64(me.public_key)),
+            ("key in", home.backend),
+            ("directory", str(home.directory)),
+            *([("backup", str(created.backup))] if created.backup else []),
+        ]
+    )
+    _say_how_protected(created)
+    terminal.say("\nNext, to pair it:")
+    terminal.say("  to be called:  amesh listen        here, and type its code on the other device")
+    terminal.say("  to call:       amesh invite CODE   here, after `amesh listen` on the other one")
+
+
+def _say_how_protected(created: Created) -> None:
+    if created.hardware_bound:
+        return
+    terminal.warn("the key is protected by software only: who can read this directory")
+    if created.passphrase_generated:
+        terminal.say(
+            "  has it, as the passphrase was generated and lies beside it. To part them, run\n"
+            "  init with AMESH_PASSPHRASE_FILE or AUTH_MESH_PASSPHRASE set; see amesh-init(1)."
+        )
+    else:
+        terminal.say("  and knows your passphrase has it. The passphrase was not written anywhere.")

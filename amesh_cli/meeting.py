@@ -1,0 +1,153 @@
+"""`listen` and `invite`: what happens around one ceremony on this device.
+
+What the person sees during it is in `people`; what goes over the wire, in
+`amesh_core.io.relay_client`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Collection, Coroutine
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from amesh_cli import here, terminal
+from amesh_cli.people import ControllerAtTerminal, TargetAtTerminal, shown
+from amesh_core.errors import TooManyControllers, UsageError
+from amesh_core.settings import DEFAULT_RELAY_URL
+
+if TYPE_CHECKING:
+    from amesh_core.allow_list import AllowList, Device
+    from amesh_core.identity import Peer
+    from amesh_core.io.home import Home
+
+R = TypeVar("R")
+
+
+def listen(
+    *, relay: str | None, serve: str | None, replace: str | None, digits_stdin: bool
+) -> None:
+    """Pair as the target.
+
+    Raises:
+        UsageError: options that exclude each other, or no terminal to ask at.
+        AmeshError: see `amesh_core.io.relay_client.listen`.
+    """
+    if relay and serve:
+        raise UsageError("--relay and --serve exclude each other")
+    if not digits_stdin:
+        terminal.need_terminal("--digits-stdin")
+    home = here.open_home()
+    replacing = _make_room(home, replace)
+    with contextlib.ExitStack() as on:
+        url, invited_to = here.relay_url(home, relay), None
+        if serve:
+            from amesh_cli.serving import own_relay
+
+            url, invited_to = on.enter_context(own_relay(serve))
+        elif url != DEFAULT_RELAY_URL:
+            invited_to = url
+        person = TargetAtTerminal(invited_to, digits_stdin=digits_stdin)
+        device = _run(_listen(home, url, person, _recorder(home, replacing)))
+    terminal.result(f"Paired: {shown(device)} may now call this device.")
+
+
+async def _listen(
+    home: Home, url: str, person: TargetAtTerminal, record: Callable[[Peer], Device]
+) -> Device:
+    from amesh_core.io import relay_client
+
+    return await relay_client.listen(
+        url, identity=home.identity, key=home.key(), person=person, record=record
+    )
+
+
+def invite(code: str | None, *, relay: str | None, assume_match: bool) -> None:
+    """Pair as the controller.
+
+    Raises:
+        UsageError: not a code, or no terminal to ask at.
+        AmeshError: see `amesh_core.io.relay_client.invite`.
+    """
+    if not assume_match:
+        terminal.need_terminal("--assume-match")
+    home = here.open_home()
+    if code is None:
+        code = terminal.ask("The code that the target shows:", flag="the argument CODE")
+    home.allow_list()  # a broken list stops us before the code is spent
+    url = here.relay_url(home, relay)
+    person = ControllerAtTerminal(assume_match=assume_match)
+    device = _run(_invite(home, url, code, person, _recorder(home, ())))
+    terminal.result(f"Paired: this device may now call {shown(device)}.")
+
+
+async def _invite(
+    home: Home,
+    url: str,
+    code: str,
+    person: ControllerAtTerminal,
+    record: Callable[[Peer], Device],
+) -> Device:
+    from amesh_core.io import relay_client
+
+    return await relay_client.invite(
+        url, code, identity=home.identity, key=home.key(), person=person, record=record
+    )
+
+
+def _run(meeting: Coroutine[Any, Any, R]) -> R:
+    try:
+        return asyncio.run(meeting)
+    except KeyboardInterrupt:
+        terminal.say("interrupted")
+        raise
+
+
+def _recorder(home: Home, replacing: Collection[str]) -> Callable[[Peer], Device]:
+    def record(peer: Peer) -> Device:
+        now = time.time()
+        with home.editing_allow_list(now) as edit:
+            edit.allow_list = edit.allow_list.record(
+                peer,
+                added_by="handshake",
+                now=now,
+                limit=home.max_controllers,
+                replacing=replacing,
+            )
+        return edit.allow_list.find(peer.device_id)
+
+    return record
+
+
+def _make_room(home: Home, replace: str | None) -> tuple[str, ...]:
+    """The ids that leave when the new controller comes; decided before a code is shown.
+
+    Raises:
+        TooManyControllers: there is no room, and none was made.
+    """
+    allow_list = home.allow_list()
+    if replace is not None:
+        return (allow_list.find(replace).device_id,)
+    present = allow_list.controllers()
+    if len(present) < home.max_controllers:
+        return ()
+    terminal.warn(
+        f"this device already has {len(present)} of {home.max_controllers} controllers: "
+        + ", ".join(map(shown, present))
+    )
+    if not terminal.interactive():
+        raise TooManyControllers(home.max_controllers)
+    return (_choose(allow_list, present, home.max_controllers).device_id,)
+
+
+def _choose(allow_list: AllowList, present: tuple[Device, ...], limit: int) -> Device:
+    terminal.say("Nothing changes until the new one is paired. The same device may pair again.")
+    if len(present) == 1:
+        if terminal.confirm(f"Replace {shown(present[0])}?", flag="--replace DEVICE"):
+            return present[0]
+        raise TooManyControllers(limit)
+    answer = terminal.ask("Replace which one (id or name; Enter: none)?", flag="--replace DEVICE")
+    if not answer:
+        raise TooManyControllers(limit)
+    return allow_list.find(answer)

@@ -1,0 +1,226 @@
+"""All that is shown to a person or asked of one; the only module that imports rich.
+
+Results go to stdout, talk to stderr. Nothing is ever asked without a terminal: the error
+then names the flag that answers instead. What another device chose (its name) passes
+`quoted` before it is shown.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import sys
+from collections.abc import AsyncIterator, Callable, Sequence
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from amesh_core.errors import Malformed, UsageError
+from amesh_core.identity import check_name
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+@cache
+def _console(*, stderr: bool) -> Console:
+    from rich.console import Console
+
+    # No markup, emoji or highlighting: text is shown as it is, whoever wrote it.
+    return Console(stderr=stderr, markup=False, emoji=False, highlight=False, soft_wrap=True)
+
+
+def say(text: str = "", *, style: str = "") -> None:
+    """Tell the person something (stderr)."""
+    _console(stderr=True).print(text, style=style or None)
+
+
+def result(text: str, *, style: str = "") -> None:
+    """Print what was asked for (stdout)."""
+    _console(stderr=False).print(text, style=style or None)
+
+
+def warn(text: str) -> None:
+    """Tell the person what they would want to know before going on (stderr)."""
+    say(f"! {text}", style="yellow")
+
+
+def json_result(value: Any) -> None:
+    """Print a result for a script: one JSON document on stdout, names escaped to ASCII."""
+    print(json.dumps(value, indent=2))  # noqa: T201 - for a machine, so without rich
+
+
+def facts(rows: Sequence[tuple[str, str]]) -> None:
+    """Print labelled values, one a line, aligned (stdout)."""
+    width = max(len(label) for label, _ in rows)
+    for label, value in rows:
+        result(f"  {label:<{width}}  {value}")
+
+
+def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table that stays readable in a pipe (stdout)."""
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table(box=None, pad_edge=False, header_style="dim")
+    for header in headers:
+        grid.add_column(header, no_wrap=True)
+    for row in rows:
+        grid.add_row(*map(Text, row))
+    console = _console(stderr=False)
+    # A pipe has no width: never cut an id there that a script wants to read.
+    if not console.is_terminal:
+        console.width = 400
+    console.print(grid, soft_wrap=False)
+
+
+def quoted(name: str) -> str:
+    """A name between quotation marks, safe to print whoever chose it.
+
+    A name that is not a good name (docs/protocol.md section 5) is written with escapes: an
+    allow list made by other tools may hold control characters and bidirectional marks.
+    """
+    try:
+        return f'"{check_name(name)}"'
+    except Malformed:
+        return f'"{name.encode("unicode_escape").decode("ascii")}"'
+
+
+def error(sentence: str, hint: str) -> None:
+    """Say what went wrong and, where there is one, the way out (stderr)."""
+    say(f"error: {sentence}", style="red")
+    if hint:
+        say(f"hint: {hint}")
+
+
+def interactive() -> bool:
+    """Whether a person is there to answer."""
+    return sys.stdin.isatty() and sys.stderr.isatty()
+
+
+def need_terminal(flag: str) -> None:
+    """Insist on a person to ask.
+
+    Raises:
+        UsageError: there is none; names the flag that answers instead.
+    """
+    if not interactive():
+        raise UsageError(f"this needs an answer and there is no terminal; use {flag}")
+
+
+def confirm(question: str, *, flag: str) -> bool:
+    """Ask a yes-or-no question; Enter means no.
+
+    Raises:
+        UsageError: there is no terminal.
+    """
+    return asyncio.run(aconfirm(question, flag=flag))
+
+
+def ask(question: str, *, flag: str, default: str = "") -> str:
+    """Ask for a line; Enter means the default.
+
+    Raises:
+        UsageError: there is no terminal.
+    """
+    shown = f"{question} [{default}]" if default else question
+    return asyncio.run(aask(shown, flag=flag)) or default
+
+
+async def aconfirm(question: str, *, flag: str) -> bool:
+    """As `confirm`, and can be cancelled while it waits."""
+    need_terminal(flag)
+    _forget_typed_ahead()
+    while True:
+        answer = await _line(f"{question} [y/N] ")
+        if answer.lower() in ("y", "yes"):
+            return True
+        if answer.lower() in ("", "n", "no"):
+            return False
+
+
+async def aask(question: str, *, flag: str) -> str:
+    """As `ask` without a default, and can be cancelled while it waits."""
+    need_terminal(flag)
+    return await _line(f"{question} ")
+
+
+async def _line(prompt: str) -> str:
+    _console(stderr=True).print(prompt, end="", style="bold")
+    try:
+        return await read_line()
+    except BaseException:
+        say()  # the cursor still stands behind the question
+        raise
+
+
+def _forget_typed_ahead() -> None:
+    """Drop keys pressed before the question could be read: an old Enter is no answer."""
+    import termios
+
+    with contextlib.suppress(termios.error):
+        termios.tcflush(sys.stdin.fileno(), termios.TCIFLUSH)
+
+
+async def read_line() -> str:
+    """Read one line from stdin without a thread, so that waiting for it can be cancelled.
+
+    Raises:
+        UsageError: stdin ended.
+    """
+    loop = asyncio.get_running_loop()
+    descriptor = sys.stdin.fileno()
+    line: asyncio.Future[bytes] = loop.create_future()
+    received = bytearray()
+
+    def readable() -> None:
+        # A byte at a time, so that what follows the line stays for the next question.
+        byte = os.read(descriptor, 1)
+        received.extend(byte)
+        if byte in (b"", b"\n") and not line.done():
+            line.set_result(bytes(received))
+
+    try:
+        loop.add_reader(descriptor, readable)
+    except PermissionError:  # a regular file is always readable and cannot be polled
+        while not line.done():
+            readable()
+    try:
+        text = (await line).decode("utf-8", "replace")
+    finally:
+        with contextlib.suppress(PermissionError):
+            loop.remove_reader(descriptor)
+    if not text:
+        raise UsageError("the input ended before the question was answered")
+    return text.strip()
+
+
+@contextlib.asynccontextmanager
+async def countdown(text: Callable[[int], str], seconds: int) -> AsyncIterator[None]:
+    """Show `text(seconds left)` and keep it true while the block runs; gone afterwards.
+
+    Without a terminal the line is printed once.
+    """
+    console = _console(stderr=True)
+    if not console.is_terminal:
+        say(text(seconds))
+        yield
+        return
+    from rich.live import Live
+    from rich.text import Text
+
+    loop = asyncio.get_running_loop()
+    end = loop.time() + seconds
+    with Live(Text(text(seconds)), console=console, auto_refresh=False, transient=True) as live:
+
+        async def tick() -> None:
+            while (left := end - loop.time()) > 0:
+                live.update(Text(text(round(left))), refresh=True)
+                await asyncio.sleep(min(1, left))
+
+        ticking = asyncio.create_task(tick())
+        try:
+            yield
+        finally:
+            ticking.cancel()
