@@ -1,0 +1,49 @@
+# Few verbs. `make demo` and `make test` do all the set-up; they need only Python >= 3.11 with
+# venv (on Debian the package python3-venv).
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
+
+.PHONY: demo test check bench man clean
+
+demo: $(VENV)/.for-demo
+	@$(BIN)/amesh demo
+
+test: $(VENV)/.for-work
+	$(BIN)/pytest
+
+check: $(VENV)/.for-work
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m tools.man --check
+
+bench: $(VENV)/.for-work
+	$(BIN)/python -m bench
+
+man: $(VENV)/.for-work
+	$(BIN)/python -m tools.man
+
+$(BIN)/pip:
+	@$(PYTHON) -c 'import sys, ensurepip; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo 'amesh needs Python 3.11 or newer with venv (Debian: apt-get install python3-venv);'; \
+	    echo 'another interpreter: make $(MAKECMDGOALS) PYTHON=python3.12'; exit 1; }
+	@echo 'Making a virtual environment in $(VENV) ...'
+	@$(PYTHON) -m venv $(VENV)
+
+# Two stamps, so that the demo does not wait for the tools of development.
+$(VENV)/.for-demo: pyproject.toml constraints.txt | $(BIN)/pip
+	@echo 'Installing amesh into it ...'
+	@$(INSTALL) '.[demo]'
+	@touch $@
+
+$(VENV)/.for-work: pyproject.toml constraints.txt | $(BIN)/pip
+	@echo 'Installing amesh and the tools of development into $(VENV) ...'
+	@$(INSTALL) '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
