@@ -36,7 +36,7 @@ def say(text: str = "", *, style: str = "") -> None:
     _console(stderr=True).print(text, style=style or None)
 
 
-def result(text: str, *, style: str = "") -> None:
+def result(text: str = "", *, style: str = "") -> None:
     """Print what was asked for (stdout)."""
     _console(stderr=False).print(text, style=style or None)
 

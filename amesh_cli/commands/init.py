@@ -9,14 +9,21 @@ import typer
 
 def init(
     name: Annotated[
-        str | None, typer.Option("--name", "-n", help="How other devices will show this one.")
+        str | None,
+        typer.Option("--name", "-n", help="How other devices will show this one.", metavar="NAME"),
     ] = None,
     backend: Annotated[
         str | None,
-        typer.Option(help="Where the key lives: encrypted-file. Detected when not given."),
+        typer.Option(
+            help="Where the key lives: encrypted-file. Detected when not given.",
+            metavar="BACKEND",
+        ),
     ] = None,
     max_controllers: Annotated[
-        int, typer.Option(min=1, max=10_000, help="How many controllers may call this device.")
+        int,
+        typer.Option(
+            min=1, max=10_000, help="How many controllers may call this device.", metavar="N"
+        ),
     ] = 1,
     force: Annotated[
         bool, typer.Option("--force", help="Replace the identity that is here; keeps a backup.")
