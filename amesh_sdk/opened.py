@@ -1,0 +1,173 @@
+"""The directory of this device as one process sees it: unlocked once, re-read when changed."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+from amesh_core.allow_list import AllowList
+from amesh_core.errors import AmeshError
+from amesh_core.identity import DeviceKey
+from amesh_core.io.home import Home
+from amesh_core.settings import Settings
+
+_T = TypeVar("_T")
+
+# A failure is answered again for so long before it is looked into anew: a stranger's
+# requests must not buy a key derivation, or a parse of the list, each.
+RETRY_SECONDS: Final = 1.0
+
+_NOT_OPEN: Final = object()  # stands for the stamp while there is no directory to ask for one
+
+
+@dataclass(frozen=True, slots=True)
+class _Unlocked:
+    home: Home
+    # Beside the home, which keeps its own lock while it reads a list.
+    key: DeviceKey
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What the allow list's file held when it looked like `stamp`."""
+
+    stamp: object
+    allow_list: AllowList
+
+
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    """What went wrong, and until when it is not tried again unless the file changes."""
+
+    stamp: object
+    error: AmeshError
+    until: float
+
+
+class OpenHome:
+    """A `Home` for many requests at a time, in any number of threads and event loops.
+
+    The key is unlocked at the first use and stays so. The allow list costs one `stat` a
+    request, and is read again, its seal checked, when that shows a change.
+    """
+
+    def __init__(
+        self, settings: Settings, *, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._settings = settings
+        self._monotonic = monotonic
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin anew, as a forked child must.
+
+        A lock may be held by a thread that does not exist in the child, and the handle of a
+        hardware key is not to be shared with the parent.
+        """
+        self._lock = threading.Lock()
+        # One thread of our own: a hundred requests that find the list changed stand in
+        # line for one reading, without taking the threads of the application.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="amesh")
+        self._unlocked: _Unlocked | None = None
+        self._seen: _Seen | None = None
+        self._failure: _Failure | None = None
+
+    def key(self) -> DeviceKey:
+        """The private key, unlocked; the first call may take a fifth of a second.
+
+        Raises:
+            HomeError: there is no usable identity.
+            KeyStoreError: its key cannot be used.
+        """
+        return self._unlock().key
+
+    async def akey(self) -> DeviceKey:
+        """As `key`, without keeping the event loop."""
+        unlocked = self._unlocked
+        return unlocked.key if unlocked else await self._in_thread(self.key)
+
+    def allow_list(self) -> AllowList:
+        """The list as it is on disk now, its seal checked.
+
+        Raises:
+            AllowListBroken: it cannot be believed, or is older than one that was.
+            HomeError, KeyStoreError: as `key`.
+        """
+        home = self._unlock().home
+        if (current := self._current(home)) is not None:
+            return current
+        with self._lock:
+            if (current := self._current(home)) is not None:
+                return current
+            # Taken before the file is read: what changes while we read is read again.
+            stamp = home.allow_list_stamp()
+            self._raise_known_failure(stamp)
+            try:
+                allow_list = home.allow_list()
+            except AmeshError as error:
+                self._remember_failure(stamp, error)
+                raise
+            self._seen = _Seen(stamp, allow_list)
+            return allow_list
+
+    async def aallow_list(self) -> AllowList:
+        """As `allow_list`, without keeping the event loop: 10 000 devices take a while."""
+        unlocked = self._unlocked
+        current = self._current(unlocked.home) if unlocked else None
+        return current if current is not None else await self._in_thread(self.allow_list)
+
+    def _current(self, home: Home) -> AllowList | None:
+        seen = self._seen
+        return seen.allow_list if seen and seen.stamp == home.allow_list_stamp() else None
+
+    def _unlock(self) -> _Unlocked:
+        if (unlocked := self._unlocked) is not None:
+            return unlocked
+        with self._lock:
+            if self._unlocked is None:
+                self._raise_known_failure(_NOT_OPEN)
+                try:
+                    home = Home.open(self._settings)
+                    self._unlocked = _Unlocked(home, home.key())
+                except AmeshError as error:
+                    self._remember_failure(_NOT_OPEN, error)
+                    raise
+            return self._unlocked
+
+    def _remember_failure(self, stamp: object, error: AmeshError) -> None:
+        self._failure = _Failure(stamp, error, self._monotonic() + RETRY_SECONDS)
+
+    def _raise_known_failure(self, stamp: object) -> None:
+        failure = self._failure
+        if failure and failure.stamp == stamp and self._monotonic() < failure.until:
+            # Raised again and again, it would carry an ever longer traceback.
+            raise failure.error.with_traceback(None)
+
+    async def _in_thread(self, work: Callable[[], _T]) -> _T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+
+_homes: dict[Settings, OpenHome] = {}
+_homes_lock = threading.Lock()
+
+
+def opened(settings: Settings) -> OpenHome:
+    """The one `OpenHome` of this process for these settings; nothing is read yet."""
+    with _homes_lock:
+        return _homes.get(settings) or _homes.setdefault(settings, OpenHome(settings))
+
+
+def _after_fork() -> None:
+    global _homes_lock
+    _homes_lock = threading.Lock()
+    for home in _homes.values():
+        home.forget()
+
+
+os.register_at_fork(after_in_child=_after_fork)
