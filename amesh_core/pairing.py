@@ -219,6 +219,8 @@ class TargetCeremony(Ceremony):
             case AwaitController(channel), wire.Claim() as claim:
                 peer = channel.check(claim, ours=self._key.public, expected=Role.CONTROLLER)
                 return RecordController(channel, peer), [Record(peer)]
+            case AwaitController(), wire.Rejected():
+                raise RejectedByPeer
             case AwaitController(), wire.Trouble(reason):
                 raise _could_not_record(reason)
             case RecordController(channel, peer), Recorded():

@@ -234,7 +234,7 @@ def test_even_a_bug_leaves_it_dead(monkeypatch: pytest.MonkeyPatch, bug: BaseExc
     assert side.ceremony.state == Failed()
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(
     place=st.sampled_from(ALL),
     payload=st.text() | st.binary().map(b64),

@@ -65,7 +65,7 @@ class Clock:
 
 @dataclass
 class Devices:
-    """Two devices that pair at `url`; `outcome` is what each command ended with."""
+    """Two devices that pair at `url`, their people, and what each has recorded."""
 
     url: str
     room: Room = field(default_factory=Room)
@@ -497,6 +497,28 @@ def test_a_line_cut_after_so_many_messages(messages: int) -> None:
     run(main())
 
 
+def test_a_line_lost_once_the_target_has_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both have recorded: the target says so, and the controller that it does not know."""
+    send = relay_line.Line.send
+    devices: Devices
+
+    async def lost(line: relay_line.Line, frame: wire.DeviceFrame) -> None:
+        if devices.recorded_by_target:
+            raise RelayLost("gone")
+        await send(line, frame)
+
+    async def main() -> None:
+        nonlocal devices
+        async with relay_in_process() as url:
+            devices = Devices(url)
+            at_target, at_controller = await devices.pair()
+            assert at_target == "recorded laptop"
+            assert isinstance(at_controller, NotConfirmed)
+
+    monkeypatch.setattr(relay_line.Line, "send", lost)
+    run(main())
+
+
 # --- interrupted by a person ----------------------------------------------------------------
 
 
@@ -782,7 +804,8 @@ def test_a_frame_over_the_limit() -> None:
         async with scripted(flooding) as url:
             devices = Devices(url)
             devices.at_target = TargetAway(devices.room)
-            with pytest.raises(RelayLost):
+            # The socket itself refuses it, before it fills the memory.
+            with pytest.raises(RelayLost, match="connection to the relay was lost"):
                 await devices.listen()
             devices.nobody_is_recorded()
 

@@ -83,7 +83,7 @@ OFF_CURVE_FORM = b"\x04" + bytes(32)
 MALFORMED = {
     "empty": "",
     "not base64": "{}",
-    "no padding": payload({"box": "AAAA"}).rstrip("="),
+    "no padding": b64(b'{"box":"AAAA"}').rstrip("="),
     "box in the url alphabet": payload({"box": "-_-_"}),
     "line break": payload({"box": "AAAA"})[:4] + "\n" + payload({"box": "AAAA"})[4:],
     "not JSON": b64(b"commit"),

@@ -97,9 +97,10 @@ class V1Side:
         nonce = stretch(f"v1 box {self.theirs} {self.seed}")[:12]
         self.outbox.append(introduce(self.device, self.key, nonce))
 
-    def meet(self, frame: str) -> None:
+    def meet(self, frame: str) -> Peer:
         public, name = read_introduction(frame, self.key)
         self.peer = Peer(device_id(public), public, name, self.theirs)
+        return self.peer
 
     def answer(self, *, yes: bool) -> None:
         raise AssertionError("version 1 asks nobody on the controller")
@@ -146,10 +147,9 @@ class V1Controller(V1Side):
             self.send_key()
             self.send_identity()
         elif self.peer is None:
-            self.meet(payload)
-            assert self.peer is not None
+            peer = self.meet(payload)
             self.digits = digits_of(
-                digits_source(self.peer.public_key, self.device.key.public, self.secret)
+                digits_source(peer.public_key, self.device.key.public, self.secret)
             )
         elif payload == CONFIRMED:
             self.recorded.append(self.peer)

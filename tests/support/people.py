@@ -16,6 +16,7 @@ class Room:
     digits: asyncio.Future[str] = field(default_factory=asyncio.Future)
     matched: asyncio.Event = field(default_factory=asyncio.Event)
     asked: asyncio.Event = field(default_factory=asyncio.Event)
+    verdict: asyncio.Future[bool] = field(default_factory=asyncio.Future)
 
 
 @dataclass
