@@ -193,6 +193,17 @@ class Home:
                 self._key = self._unlock()
             return self._key
 
+    def passphrase_source(self) -> str | None:
+        """The place that the passphrase comes from; None for a back end without one.
+
+        Raises:
+            NoPassphrase: no place has one.
+            UnsafePermissions, HomeUnwritable: it cannot be read, or by others, too.
+        """
+        if self.backend != "encrypted-file":
+            return None
+        return passphrase.find(self._settings, self.directory, self._file.passphrase).source
+
     def allow_list(self) -> AllowList:
         """The allow list as it is on disk now.
 

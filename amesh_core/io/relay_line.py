@@ -136,6 +136,12 @@ class Line:
             case frame:
                 raise _out_of_turn(frame)
 
+    @property
+    def date(self) -> str | None:
+        """The Date header of the relay's handshake: what time it is there."""
+        response = self._connection.response
+        return response.headers.get("Date") if response else None
+
     async def close(self) -> None:
         """Close when all that was sent is on its way; at most CLOSE_SECONDS."""
         await self._connection.close()

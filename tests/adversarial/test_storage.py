@@ -20,7 +20,7 @@ from typing import Any, Final, NoReturn
 
 import pytest
 
-from amesh_core import crypto
+from amesh_core import crypto, disk
 from amesh_core.errors import (
     AllowListTampered,
     AmeshError,
@@ -29,9 +29,10 @@ from amesh_core.errors import (
     NoIdentity,
 )
 from amesh_core.identity import Peer
-from amesh_core.io import staging
+from amesh_core.io import identity_file, staging
 from amesh_core.io.home import Home
 from amesh_core.settings import Settings
+from amesh_core.wire.files import IdentityFile
 from tests.support.home import NOW, cheap_init, make_home, make_peer, peer_of, record
 
 # Everything through which our code changes a disk; `os.open` counts when it writes.
@@ -322,6 +323,81 @@ def test_killed_while_finishing_what_was_killed(tmp_path: Path) -> None:
         leave_it_half_done()
 
 
+def leave_replacement_half_done(directory: Path) -> None:
+    """What a process leaves that dies when the new identity counts and is not in its place."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(staging, "_move_in", lambda _: None)
+        init(directory, replace=True)
+    assert staging.is_replacing(directory)
+
+
+def test_an_old_process_cannot_write_into_a_half_done_replacement(tmp_path: Path) -> None:
+    """Its entry would be gone as soon as somebody finished the replacement."""
+    old = make_home(tmp_path / "amesh", name="old")
+    old.allow_list()
+    leave_replacement_half_done(old.directory)
+    with pytest.raises(IdentityReplaced):
+        record(old, make_peer())
+    assert opened(old.directory).allow_list().devices == ()
+    assert_tidy(old.directory)
+
+
+def test_a_list_that_arrived_before_its_identity_is_not_called_tampered(tmp_path: Path) -> None:
+    old = make_home(tmp_path / "amesh", name="old")
+    old.allow_list()
+    leave_replacement_half_done(old.directory)
+    (old.directory / ".ready" / "allow_list.json").replace(old.directory / "allow_list.json")
+    with pytest.raises(IdentityReplaced):
+        old.allow_list()
+
+
+def test_init_force_finishes_a_half_done_one_first(tmp_path: Path) -> None:
+    directory = make_home(tmp_path / "amesh", name="old").directory
+    leave_replacement_half_done(directory)
+    init(directory, replace=True)
+    backups = [opened(path).identity.friendly_name for path in directory.glob("backup-*")]
+    assert sorted(backups) == ["new", "old"]
+    assert_tidy(directory)
+
+
+def test_an_identity_that_is_replaced_while_it_is_read_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = make_home(tmp_path / "amesh", name="old").directory
+    read, names = identity_file.read, []
+
+    def read_slowly(path: Path) -> IdentityFile | None:
+        file = read(path)
+        if file is not None:
+            names.append(file.friendly_name)
+        if names == ["old"]:
+            leave_replacement_half_done(directory)
+        return file
+
+    monkeypatch.setattr(identity_file, "read", read_slowly)
+    assert Home.open(Settings(directory=directory)).identity.friendly_name == "new"
+    assert names == ["old", "new"]
+
+
+def test_identity_json_is_the_last_to_arrive(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In whatever order a directory lists its names."""
+    moved: list[str] = []
+    move, names = disk.move, staging._names
+
+    def noting(source: Path, target: Path) -> None:
+        moved.append(target.name)
+        move(source, target)
+
+    monkeypatch.setattr(disk, "move", noting)
+    monkeypatch.setattr(staging, "_names", lambda path: names(path)[::-1])
+    init(tmp_path / "amesh")
+    assert moved[0] == ".ready"
+    assert sorted(moved[2:4]) == [".passphrase", "allow_list.json"]
+    assert moved[4:] == ["identity.json"]
+
+
 def test_killed_in_the_move_of_an_old_passphrase(tmp_path: Path) -> None:
     directory = make_home(tmp_path / "amesh").directory
     secret = (directory / ".passphrase").read_text()
@@ -334,6 +410,53 @@ def test_killed_in_the_move_of_an_old_passphrase(tmp_path: Path) -> None:
         assert secret not in (directory / "identity.json").read_text()
         assert_tidy(directory)
         put_back(directory, before)
+
+
+# --- the power fails --------------------------------------------------------------------
+
+
+def order_of_events(action: Callable[[], object]) -> list[str]:
+    """What was forced to the disk, and what was renamed, in order."""
+    events: list[str] = []
+    fsync, rename = os.fsync, os.replace
+
+    def noting_fsync(descriptor: int) -> None:
+        is_directory = stat.S_ISDIR(os.fstat(descriptor).st_mode)
+        events.append("directory" if is_directory else "file")
+        fsync(descriptor)
+
+    def noting_rename(source: Path, target: Path) -> None:
+        events.append(f"-> {target.name}")
+        rename(source, target)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", noting_fsync)
+        patch.setattr(os, "replace", noting_rename)
+        action()
+    return events
+
+
+def test_a_list_is_on_the_disk_before_its_name(tmp_path: Path) -> None:
+    """A kill keeps what the kernel has; a loss of power keeps what the disk has."""
+    home = make_home(tmp_path / "amesh")
+    assert order_of_events(lambda: record(home, make_peer())) == [
+        *("file", "-> allow_list.json", "directory"),
+    ]
+
+
+def test_an_identity_is_on_the_disk_before_it_counts(tmp_path: Path) -> None:
+    events = order_of_events(lambda: init(tmp_path / "amesh"))
+    key = next(event for event in events if event.endswith(".key.json"))
+    assert events == [
+        *("file", "directory"),  # the key, in its directory
+        *("file", "file", "file"),  # passphrase, list, identity
+        *("file", "directory"),  # what to discard; all the names
+        *("-> .ready", "directory"),
+        *(key, "directory"),
+        *("-> .passphrase", "-> allow_list.json", "directory"),
+        *("-> identity.json", "directory"),
+        "directory",  # .ready is gone
+    ]
 
 
 # --- the disk refuses -------------------------------------------------------------------
@@ -458,9 +581,7 @@ def test_leftovers_do_not_stop_a_reader_that_cannot_remove_them(tmp_path: Path) 
 def test_a_half_replaced_identity_on_a_read_only_disk_is_refused(tmp_path: Path) -> None:
     """Neither identity can be had whole without writing, so there is none to be had."""
     directory = make_home(tmp_path / "amesh").directory
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(staging, "_move_in", lambda _: None)
-        init(directory, replace=True)
+    leave_replacement_half_done(directory)
     directory.chmod(0o500)
 
     def use(here: Path) -> None:

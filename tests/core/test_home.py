@@ -34,6 +34,7 @@ from amesh_core.errors import (
     WrongPassphrase,
 )
 from amesh_core.identity import device_id
+from amesh_core.io import passphrase
 from amesh_core.io.home import Created, Home
 from amesh_core.settings import Settings
 from tests.support.home import NOW, PASSPHRASE, cheap_init, make_home, make_peer, record
@@ -312,7 +313,9 @@ def test_the_key_is_unlocked_once(home: Home, monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_home_prints_no_secret(home: Home) -> None:
     settings = at(home.directory, passphrase="hunter2")
-    assert "hunter2" not in f"{settings!r} {Home.open(settings)!r} {home.key()!r}"
+    found = passphrase.find(settings, home.directory)
+    assert found.secret == b"hunter2"
+    assert "hunter2" not in f"{settings!r} {found!r} {Home.open(settings)!r} {home.key()!r}"
 
 
 # --- a passphrase in identity.json ------------------------------------------------------
@@ -513,6 +516,7 @@ def test_force_keeps_a_backup_that_works(home: Home) -> None:
     peer = make_peer()
     record(home, peer)
     (home.directory / "config.json").write_text("{}")
+    (home.directory / "config.json").chmod(0o644)
     (home.directory / "provisioned.json").write_text("[]")
     (home.directory / "notes").mkdir()
     (home.directory / "notes" / "mine.txt").write_text("x")
@@ -524,6 +528,7 @@ def test_force_keeps_a_backup_that_works(home: Home) -> None:
     assert created.backup == home.directory / "backup-20260102T030405Z"
     assert {name: data for name, (_, data) in contents(created.backup).items()} == before
     assert stat.S_IMODE(created.backup.stat().st_mode) == 0o700
+    assert {mode for mode, _ in contents(created.backup).values()} == {0o400, 0o600}
     restored = Home.open(at(created.backup))
     assert restored.identity == home.identity
     assert restored.allow_list().find(peer.device_id).public_key == peer.public_key
@@ -737,6 +742,39 @@ def test_threads_never_see_a_rollback_that_is_none(home: Home) -> None:
         reader.join()
     assert errors == []
     assert len(home.allow_list().devices) == 20
+
+
+def test_a_list_is_read_and_judged_in_one_step(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same, without luck: while one thread reads, no other can accept a newer list."""
+    home.key()
+    free: list[bool] = []
+    read = disk.read
+
+    def read_and_try(path: Path) -> bytes | None:
+        other = threading.Thread(target=lambda: free.append(home._guard.acquire(blocking=False)))
+        other.start()
+        other.join()
+        return read(path)
+
+    monkeypatch.setattr(disk, "read", read_and_try)
+    home.allow_list()
+    assert free == [False]
+
+
+def test_nobody_waits_for_the_unlocking_of_a_key(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free: list[bool] = []
+    argon2id = crypto.argon2id
+
+    def unlock(passphrase: bytes, salt: bytes, *, t: int, m: int, p: int) -> bytes:
+        with disk.locked(home.directory, timeout_seconds=0):
+            free.append(True)
+        return argon2id(passphrase, salt, t=t, m=m, p=p)
+
+    monkeypatch.setattr(crypto, "argon2id", unlock)
+    record(Home.open(at(home.directory)), make_peer())
+    assert free == [True]
 
 
 def test_a_link_to_the_list_is_followed_not_replaced(home: Home, tmp_path: Path) -> None:
