@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, AsyncIterable, Generator, Iterable
 from functools import lru_cache
 from importlib import import_module
 from typing import Any, ClassVar, Final, cast
@@ -20,7 +20,6 @@ from amesh_core.errors import UsageError
 from amesh_sdk.signer import Signer
 
 _AUTHORIZATION: Final = "Authorization"
-_DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
 
 class SigningFlow:
@@ -36,7 +35,9 @@ class SigningFlow:
         """Sign and send, and sign again for every redirect within the origin."""
         trail = _Trail(request)
         while request is not None:
+            _check_body(request, Iterable)
             request.read()
+            _frame(request)
             if trail.leads_home(request):
                 request.headers[_AUTHORIZATION] = self._signer.sign(*_sent(request))
             response = yield request
@@ -46,7 +47,9 @@ class SigningFlow:
         """As `sync_auth_flow`, without keeping the event loop while the key is unlocked."""
         trail = _Trail(request)
         while request is not None:
+            _check_body(request, AsyncIterable)
             await request.aread()
+            _frame(request)
             if trail.leads_home(request):
                 request.headers[_AUTHORIZATION] = await self._signer.asign(*_sent(request))
             response = yield request
@@ -83,6 +86,19 @@ class _Trail:
         return not self._left
 
 
+def _check_body(request: Any, wanted: type[Any]) -> None:
+    if not isinstance(request.stream, wanted):
+        raise UsageError(
+            "a Client sends a file or an iterable, an AsyncClient an async iterable, and both bytes"
+        )
+
+
+def _frame(request: Any) -> None:
+    """Announce the body that was read; httpx counts a file from its beginning."""
+    if "Content-Length" in request.headers:
+        request.headers["Content-Length"] = str(len(request.content))
+
+
 def _sent(request: Any) -> tuple[str, bytes, bytes]:
     """Method, target and body as they go over the wire; the extension overrides the URL."""
     target = request.extensions.get("target", request.url.raw_path)
@@ -90,8 +106,8 @@ def _sent(request: Any) -> tuple[str, bytes, bytes]:
 
 
 def _origin(request: Any) -> tuple[str, str, int | None]:
-    url = request.url
-    return url.scheme, url.host, url.port or _DEFAULT_PORTS.get(url.scheme)
+    url = request.url  # both libraries leave a scheme's own port out
+    return url.scheme, url.host, url.port
 
 
 @lru_cache(maxsize=2)

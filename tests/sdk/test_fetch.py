@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import httpx2
 import pytest
 
+from amesh_sdk import httpx as signing
 from tests.sdk.devices import Device
 from tests.sdk.senders import OK, Wire
 from tests.support.asgi import (
@@ -124,3 +126,25 @@ def test_fetch_follows_redirects_and_signs_them(controller: Device) -> None:
         assert asyncio.run(afetch(server.url)).status_code == 200
         assert controller.amesh.fetch(server.url, follow_redirects=False).status_code == 302
     assert len({wire.verified(by=controller).nonce for wire in arrived}) == 5
+
+
+def test_certificate_authorities_are_read_once_and_not_by_the_event_loop(
+    served: Served, controller: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes up to 100 ms, for which no other task could run."""
+    readers: list[threading.Thread] = []
+    real = httpx2.create_ssl_context
+
+    def watched() -> ssl.SSLContext:
+        readers.append(threading.current_thread())
+        return real()
+
+    monkeypatch.setattr(httpx2, "create_ssl_context", watched)
+    signing._tls.cache_clear()
+
+    async def main() -> list[int]:
+        calls = [controller.amesh.afetch(served.url, method="POST") for _ in range(2)]
+        return [(await call).status_code for call in calls]
+
+    assert asyncio.run(main()) == [200, 200]
+    assert [reader is threading.main_thread() for reader in readers] == [False]

@@ -110,6 +110,7 @@ def test_a_redirect_from_https_to_http_is_refused(
         ("https://api.example/", "https://api.example:443/x", True),
         ("http://api.example/", "http://api.example:80/x", True),
         ("http://api.example/", "https://api.example/x", False),
+        ("http://api.example:8443/", "https://api.example:8443/x", False),
         ("https://api.example/", "https://api.example:444/x", False),
         ("https://api.example/", "https://api.example.evil/x", False),
         ("https://api.example/", "https://API.example/x", True),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
+import threading
 import time
 from typing import Any
 
@@ -17,6 +19,7 @@ from amesh_sdk import Amesh, amesh
 from amesh_sdk.opened import OpenHome
 from amesh_sdk.signer import Signer, target_of
 from tests.sdk.devices import Device
+from tests.support.asgi import PATIENCE_SECONDS
 
 
 def check(value: str, device: Device, method: str, target: str, body: bytes) -> None:
@@ -115,6 +118,29 @@ def test_the_time_is_taken_after_the_key_is_unlocked(
     signer = Signer(OpenHome(controller.settings), clock=lambda: now[0])
     assert header.parse([signer.sign("GET", b"/", b"")]).timestamp == "4600"
     assert now == [4600.0]
+
+
+def test_an_event_loop_is_not_kept_while_the_key_is_unlocked(
+    controller: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The unlocking waits for something that only the event loop can do."""
+    started, may_go_on = threading.Event(), threading.Event()
+    real = crypto.argon2id
+
+    def slow(passphrase: bytes, salt: bytes, *, t: int, m: int, p: int) -> bytes:
+        started.set()
+        assert may_go_on.wait(PATIENCE_SECONDS), "the event loop did not run meanwhile"
+        return real(passphrase, salt, t=t, m=m, p=p)
+
+    monkeypatch.setattr(crypto, "argon2id", slow)
+
+    async def main() -> str:
+        signing = asyncio.create_task(controller.amesh.asign("GET", "https://api.example/"))
+        await asyncio.to_thread(started.wait, PATIENCE_SECONDS)
+        may_go_on.set()
+        return (await signing)["Authorization"]
+
+    check(asyncio.run(main()), controller, "GET", "/", b"")
 
 
 @pytest.mark.parametrize("arguments", [{"json": 1, "data": {}}, {"data": b"", "content": b""}])
