@@ -6,7 +6,6 @@ Reading needs no lock and works on a read-only disk; every change is made under 
 from __future__ import annotations
 
 import os
-import os
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -264,7 +263,7 @@ class Home:
         """
         try:
             # Once a request: as text, a path costs a fifth of what a Path does.
-            found = os.stat(self._allow_list_path)
+            found = os.stat(self._allow_list_path)  # noqa: PTH116
         except OSError:
             # Why it cannot be read is for `allow_list` to say.
             return None
