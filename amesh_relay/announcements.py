@@ -95,7 +95,6 @@ class Announcements:
     def answer(self, frame: wire.BootstrapAcked | wire.BootstrapReject, now: float) -> list[Effect]:
         """The watcher of `frame.jti` answers the announcement that waits longest."""
         watch = self._watches[frame.jti]
-        watch.forget(now)
         if not watch.unanswered:
             return []
         target, _ = watch.unanswered.popleft()

@@ -67,7 +67,6 @@ class Codes:
             return error(target, ErrorCode.OTC_IN_USE)
         self._waiting[otc] = target
         self._wait.start(otc, now)
-        self._past.stop(otc)
         target.role = Waiting(otc)
         return [Deliver(target.number, wire.Ack())]
 

@@ -127,13 +127,6 @@ class RelayConnection(ServerConnection):
             self._stall = self._writable = None
 
 
-class _NoHandshakes(logging.Filter):
-    """Drops the traceback that websockets logs for every port scan and every lost handshake."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        return record.msg != "opening handshake failed"
-
-
 def quiet_logger() -> logging.Logger:
     """A logger for websockets that keeps its defects and none of its frames or headers.
 
@@ -141,6 +134,4 @@ def quiet_logger() -> logging.Logger:
     """
     logger = logging.getLogger("amesh.relay.websockets")
     logger.setLevel(logging.WARNING)
-    if not logger.filters:
-        logger.addFilter(_NoHandshakes())
     return logger

@@ -33,6 +33,9 @@ log: Final = logging.getLogger("amesh.relay")
 
 BACKLOG: Final = 4096
 TICK_SECONDS: Final = 1.0
+HANDSHAKE_SECONDS: Final = 10.0
+# A peer that is gone without a word is noticed after twice that and CLOSE_SECONDS.
+PING_SECONDS: Final = 20.0
 # How long the closing handshake of a connection may take, and of all of them at our own end.
 CLOSE_SECONDS: Final = 5.0
 STOP_SECONDS: Final = 2.0
@@ -73,9 +76,9 @@ class Relay:
             max_size=MAX_FRAME_BYTES,
             max_queue=4,  # frames of 64 KiB that wait for a peer which does not read
             write_limit=32768,
-            open_timeout=10,
-            ping_interval=20,
-            ping_timeout=20,
+            open_timeout=HANDSHAKE_SECONDS,
+            ping_interval=PING_SECONDS,
+            ping_timeout=PING_SECONDS,
             close_timeout=CLOSE_SECONDS,
         )
         try:
@@ -145,8 +148,9 @@ class Relay:
         except ConnectionClosed:
             pass  # how it ended makes no difference
         finally:
-            del self._sockets[number]
             self._perform(self._hub.disconnect(number, self._now()))
+            # Last: until then the hub may still speak of it, though nothing is sent any more.
+            del self._sockets[number]
             log.debug("connection %d is closed", number)
 
     def _frame(self, number: int, text: str | bytes) -> list[Effect]:
@@ -164,9 +168,7 @@ class Relay:
         """
         touched = []
         for effect in effects:
-            socket = self._sockets.get(effect.to)
-            if socket is None:  # gone while the hub still spoke of it
-                continue
+            socket = self._sockets[effect.to]
             match effect:
                 case Deliver(frame=frame):
                     broadcast((socket,), wire.encode(frame))

@@ -209,7 +209,7 @@ def decode_from_device(text: str | bytes) -> DeviceFrame:
         case {"type": str()}:
             raise BadFrame(ErrorCode.UNKNOWN_TYPE, "a frame of an unknown type")
         case _:
-            raise _invalid("a frame without a type")
+            raise _invalid("not an object with a type")
 
 
 def decode_from_relay(text: str | bytes) -> RelayFrame:
@@ -286,19 +286,16 @@ def _fields(frame: DeviceFrame | RelayFrame) -> dict[str, str]:
             return {"type": "bootstrap_reject", "jti": jti, "error": error}
 
 
-def _load(text: str | bytes) -> dict[str, Any]:
+def _load(text: str | bytes) -> Any:
     if isinstance(text, bytes):
         raise _invalid("a binary frame")
     # A lone surrogate, which no WebSocket can deliver, counts three bytes here.
     if len(text.encode("utf-8", "surrogatepass")) > MAX_FRAME_BYTES:
         raise _invalid(f"a frame over {MAX_FRAME_BYTES} bytes")
     try:
-        value = load_json(text)
+        return load_json(text)
     except Malformed as error:
         raise _invalid(str(error)) from None
-    if not isinstance(value, dict):
-        raise _invalid("not a JSON object")
-    return value
 
 
 def _init(value: dict[str, Any]) -> BootstrapInit:

@@ -69,6 +69,7 @@ def test_sockets_that_never_shake_hands_are_counted() -> None:
         silent = [opened.enter_context(raw_connection(relay)) for _ in range(6)]
         silent[0].sendall(b"GET /ws HTTP/1.1\r\nHo")
         with raw_connection(relay) as too_many:
+            too_many.settimeout(5)  # at once, not when its handshake has taken 10 s
             assert read_to_end(too_many) == b""
         for gone in silent[:2]:
             gone.shutdown(socket.SHUT_WR)
@@ -116,6 +117,21 @@ def test_pings_that_nobody_reads_the_pongs_of() -> None:
         others.check()
 
 
+def test_who_reads_again_is_read_again() -> None:
+    ping = frame(PING, b"x" * 125)
+    with relay_process() as relay, raw_websocket(relay, buffer_bytes=4096) as raw:
+        taken = flood(raw, ping * 500)
+        unsent = ping[taken % len(ping) :] + frame(TEXT, b'{"type":"listen","otc":"123456"}')
+        heard = b""
+        while b"session_open" not in heard:
+            readable, writable, _ = select.select([raw], [raw] if unsent else [], [], 5)
+            assert readable or writable, "it does not go on reading"
+            if readable:
+                heard = heard[-100:] + raw.recv(65536)
+            if writable:
+                unsent = unsent[raw.send(unsent) :]
+
+
 def test_a_peer_that_does_not_read_stalls_its_sender_only() -> None:
     with (
         relay_process() as relay,
@@ -127,10 +143,9 @@ def test_a_peer_that_does_not_read_stalls_its_sender_only() -> None:
         assert b"session_open" in deaf.recv(4096)
         sender.sendall(frame(TEXT, b'{"type":"connect","otc":"123456"}'))
         assert b"peer_found" in sender.recv(4096)
-        payload = b"A" * 60_000
-        taken = flood(sender, frame(TEXT, b'{"type":"data","payload":"%b"}' % payload))
+        data = frame(TEXT, b'{"type":"data","payload":"%b"}' % (b"A" * 60_000))
         # Far below the limit of a session, so it is the deaf peer that stops the sender.
-        assert taken < BUFFERS_BYTES
+        assert flood(sender, data) < BUFFERS_BYTES
         others.check()
 
 
@@ -160,5 +175,41 @@ def test_a_peer_that_does_not_read_is_cut(monkeypatch: pytest.MonkeyPatch) -> No
                 with pytest.raises(ConnectionClosed):
                     await flooding
             deaf.transport.abort()
+
+    asyncio.run(ceremony())
+
+
+def test_a_peer_that_reads_again_in_time_is_not_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(relay_connection, "SLOW_PEER_SECONDS", 2)
+
+    async def ceremony() -> None:
+        async with (
+            relay_in_process() as url,
+            connect_async(url, proxy=None, max_queue=1) as slow,
+            connect_async(url, proxy=None) as sender,
+        ):
+            await slow.send(wire.encode(wire.Listen("123456")))
+            assert "session_open" in str(await slow.recv())
+            await sender.send(wire.encode(wire.Connect("123456")))
+            assert "peer_found" in str(await slow.recv())
+            assert "peer_found" in str(await sender.recv())
+
+            async def send_all() -> None:
+                while True:
+                    await sender.send(wire.encode(wire.Data("A" * 60_000)))
+
+            async def read_all() -> None:
+                while True:
+                    assert "AAAA" in str(await slow.recv())
+
+            slow.transport.pause_reading()
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(send_all(), 0.5)
+            slow.transport.resume_reading()
+            # It reads all there is, for longer than it might have stalled, and no end comes.
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(read_all(), 3)
+            await slow.send(wire.encode(wire.Data("still here")))
+            assert "still here" in str(await sender.recv())
 
     asyncio.run(ceremony())

@@ -22,9 +22,8 @@ from websockets.sync.client import connect
 
 from amesh_core.wire import relay as wire
 from amesh_relay import limits
-from amesh_relay.addresses import client_of
 from amesh_relay.limits import Limits
-from tests.support.hub import JTI, House
+from tests.support.hub import JTI, House, rows
 from tests.support.relay import (
     BINARY,
     CLOSE,
@@ -63,13 +62,6 @@ EVENTS = st.one_of(
     st.tuples(st.just("leave"), WHO),
     st.tuples(st.just("wait"), st.sampled_from([0.5, 30.0, 61.0, 121.0, 90000.0])),
 )
-
-
-def rows(thing: object) -> int:
-    """How many entries all tables below `thing` have."""
-    if isinstance(thing, dict):
-        return len(thing)
-    return sum(map(rows, vars(thing).values())) if hasattr(thing, "__dict__") else 0
 
 
 @settings(max_examples=400, deadline=None)
@@ -115,6 +107,26 @@ def test_any_events_in_any_order(events: list[tuple[Any, ...]]) -> None:
     assert rows(house.hub) == 0
 
 
+def test_what_is_over_takes_no_memory() -> None:
+    house = House()
+    target, controller = house.session("111111")
+    house.say(target, wire.Done())
+    house.guess("222222")
+    watcher, announcer = house.watching(), house.open()
+    house.say(announcer, wire.BootstrapInit(JTI, "A"))
+    house.say(watcher, wire.BootstrapAck(JTI, "A", "s"))
+    for number in (target, controller, watcher, announcer):
+        house.leave(number)
+    # A used code, a guesser, a code guessed at, an announced jti, a jti that is used up.
+    assert rows(house.hub) == 5
+    house.wait(60)
+    assert rows(house.hub) == 3
+    house.wait(240)
+    assert rows(house.hub) == 1
+    house.wait(25 * 3600 - 300)
+    assert rows(house.hub) == 0
+
+
 def test_the_tables_stay_bounded_under_a_flood_of_strangers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -124,17 +136,22 @@ def test_the_tables_stay_bounded_under_a_flood_of_strangers(
     house = House(Limits())
     chance = random.Random(1)
     for number in range(3000):
-        client = client_of(ip_address(0x20010DB8 << 96 | number << 64))
-        house.perform(house.hub.connect(number, client, house.now))
+        address = str(ip_address(0x20010DB8 << 96 | number << 64))
+        jti = f"bt_{number:032x}"
+        target, guesser, watcher = house.open(address), house.open(address), house.open(address)
         otc = f"{chance.randrange(10**6):06d}"
-        house.perform(house.hub.receive(number, wire.Connect(otc), house.now))
-        house.perform(
-            house.hub.receive(number, wire.BootstrapInit(f"bt_{number:032x}", "A"), house.now)
-        )
-        house.perform(house.hub.disconnect(number, house.now))
+        house.say(guesser, wire.Connect(otc))
+        house.say(target, wire.Listen(otc))
+        house.leave(target)
+        house.say(watcher, wire.BootstrapWatch(jti))
+        house.say(guesser, wire.BootstrapInit(jti, "A"))
+        house.say(watcher, wire.BootstrapAck(jti, "A", "s"))
+        house.leave(watcher)
+        house.leave(guesser)
         house.sent.clear()
-    # Addresses, codes, tokens: each table is as full as it may be.
-    assert rows(house.hub) == 3 * 1000
+    # Guessers, codes guessed at, codes of the past, announced and used up tokens: each table
+    # is as full as it may be.
+    assert rows(house.hub) == 5 * 1000
 
 
 # --- the process: whatever bytes ----------------------------------------------------------

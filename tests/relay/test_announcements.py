@@ -139,6 +139,21 @@ def test_an_answer_after_a_minute_is_none() -> None:
     assert house.say(watcher, ACK) == []
 
 
+def test_a_watcher_that_never_answers_is_not_owed_for_ever() -> None:
+    """Who waited over a minute is out of the row, so the row never outgrows ten."""
+    house = House()
+    watcher, patient = house.watching(), house.open()
+    house.say(patient, INIT)
+    house.wait(40)
+    house.say(patient, INIT)  # so that it stays
+    house.wait(30)
+    target = house.open()
+    house.say(target, INIT)
+    assert house.say(watcher, reject("one")) == [Deliver(patient, reject("one"))]
+    assert house.say(watcher, reject("two")) == [Deliver(target, reject("two"))]
+    assert house.say(watcher, reject("three")) == []
+
+
 def test_who_waits_for_an_answer_hears_that_the_watcher_left() -> None:
     house = House()
     watcher, target, gone = house.watching(), house.open(), house.open()

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import AsyncIterator
 from contextlib import suppress
+from typing import cast
 
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
+from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosed
 
 from amesh_core.wire import relay as wire
 from amesh_relay import server
 from amesh_relay.config import Config
+from amesh_relay.limits import Limits
 from amesh_relay.process import bind
 from tests.support.hub import JTI
 from tests.support.relay import relay_in_process
@@ -172,6 +176,96 @@ def test_who_ends_others_by_the_clock_does_not_wait_for_them(
             sender.transport.abort()
 
     asyncio.run(story())
+
+
+def test_a_peer_that_is_gone_without_a_word_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It answers no ping: its machine lost power, or its network."""
+    monkeypatch.setattr(server, "PING_SECONDS", 0.2)
+    monkeypatch.setattr(server, "CLOSE_SECONDS", 0.2)
+
+    async def story() -> None:
+        async with (
+            relay_in_process() as url,
+            connect(url, proxy=None) as gone,
+            connect(url, proxy=None) as other,
+        ):
+            await say(gone, wire.Listen("482916"))
+            assert await hear(gone) == wire.Ack()
+            await say(other, wire.Connect("482916"))
+            assert await hear(gone) == await hear(other) == wire.PeerFound()
+            gone.transport.pause_reading()
+            assert await hear(other) == wire.RelayErrorFrame("peer_disconnected")
+            gone.transport.abort()
+
+    asyncio.run(story())
+
+
+def test_a_handshake_may_not_take_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "HANDSHAKE_SECONDS", 0.2)
+
+    async def story() -> None:
+        async with relay_in_process() as url:
+            port = int(url.removesuffix("/ws").rpartition(":")[2])
+            for half in (b"", b"GET /ws HTTP/1.1\r\nHost: x\r\n"):
+                reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                writer.write(half)
+                async with asyncio.timeout(10):
+                    with suppress(ConnectionResetError):
+                        assert await reader.read() == b""
+                writer.close()
+
+    asyncio.run(story())
+
+
+def test_who_runs_out_of_time_while_leaving_leaves() -> None:
+    async def story() -> None:
+        clock = Clock()
+        config = Config("127.0.0.1", 0, Limits(max_connections_per_address=1))
+        async with relay_in_process(config, clock) as url:  # a place not given back would show
+            async with connect(url, proxy=None) as silent:
+                clock.now += 60
+                await silent.close()
+            async with connect(url, proxy=None) as target:
+                await say(target, wire.Listen("482916"))
+                assert await hear(target) == wire.Ack()
+                clock.now += 60
+                await target.close()
+            async with connect(url, proxy=None) as controller:
+                await say(controller, wire.Connect("482916"))
+                assert await hear(controller) == wire.RelayErrorFrame("otc_expired")
+
+    asyncio.run(story())
+
+
+class Hasty:
+    """A connection whose frames are all there already, so that reading them never pauses."""
+
+    peer = "192.0.2.1"
+    request = None
+
+    async def __aiter__(self) -> AsyncIterator[str]:
+        for _ in range(100):
+            yield wire.encode(wire.BootstrapWatch(JTI))
+
+    async def flushed(self) -> None:
+        """There is always room."""
+
+
+def test_others_have_a_turn_between_two_frames(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[str] = []
+    monkeypatch.setattr(server, "broadcast", lambda _, text: sent.append(text))
+
+    async def story() -> int:
+        relay = server.Relay(Config(host="127.0.0.1", port=0), clock=Clock())
+        hasty = asyncio.create_task(relay._handle(cast(ServerConnection, Hasty())))
+        turns = 0
+        while not hasty.done():
+            await asyncio.sleep(0)
+            turns += 1
+        return turns
+
+    assert asyncio.run(story()) >= 100
+    assert len(sent) == 100
 
 
 def test_a_defect_in_the_ticking_ends_the_relay(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,11 +25,13 @@ class House:
         self.sent: defaultdict[int, list[wire.RelayFrame]] = defaultdict(list)
         self.closed: dict[int, int] = {}
         self._numbers = count(1)
+        self._here: set[int] = set()
 
     def open(self, address: str = "192.0.2.1") -> int:
         """A client connects; returns the number of its connection."""
         self.wait(0)
         number = next(self._numbers)
+        self._here.add(number)
         self.perform(self.hub.connect(number, client_of(ip_address(address)), self.now))
         return number
 
@@ -41,6 +43,7 @@ class House:
     def leave(self, number: int) -> list[Effect]:
         """A client's connection is gone."""
         self.wait(0)
+        self._here.discard(number)
         return self.perform(self.hub.disconnect(number, self.now))
 
     def wait(self, seconds: float) -> list[Effect]:
@@ -52,6 +55,7 @@ class House:
         """Record effects as a client would see them."""
         for effect in effects:
             assert effect.to not in self.closed, "spoken to after it was hung up on"
+            assert effect.to in self._here, "spoken to after it left"
             match effect:
                 case Deliver(number, frame):
                     self.sent[number].append(frame)
@@ -91,6 +95,13 @@ class House:
         answer = self.take(number)
         self.leave(number)
         return answer
+
+
+def rows(thing: object) -> int:
+    """How many entries all tables of a hub have, however deep."""
+    if isinstance(thing, dict):
+        return len(thing)
+    return sum(map(rows, vars(thing).values())) if hasattr(thing, "__dict__") else 0
 
 
 def error(code: str) -> wire.RelayErrorFrame:

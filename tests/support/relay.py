@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import select
 import socket
 import subprocess
 import sys
@@ -25,7 +26,7 @@ from amesh_relay.server import Relay
 _LISTENING = re.compile(r"listening on (ws://(.+):([0-9]+)/ws)\n")
 _STOP_SECONDS = 20
 _COMMAND = (sys.executable, "-m", "amesh_relay")
-_ITS_OWN = ("HOST", "PORT")
+_ITS_OWN = ("HOST", "PORT", "PYTHONUNBUFFERED")
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,9 @@ def relay_process(
         ):
             try:
                 assert process.stdout is not None
+                # Not readline at once: a relay that says nothing must fail, not hang.
+                select.select([process.stdout], [], [], _STOP_SECONDS)
+                os.set_blocking(process.stdout.fileno(), False)
                 line = process.stdout.readline()
                 found = _LISTENING.fullmatch(line)
                 assert found, f"the relay said {line!r} and {log.read_text(encoding='utf-8')!r}"
