@@ -6,13 +6,25 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
 
-.PHONY: demo test check bench man clean
+.PHONY: demo test parts check bench man clean
 
 demo: $(VENV)/.for-demo
 	@$(BIN)/amesh demo
 
-test: $(VENV)/.for-work
+test: $(VENV)/.for-work parts
 	$(BIN)/pytest
+
+# The servers that tests start for real, of the system's own packages.
+parts:
+	@missing=''; \
+	command -v redis-server >/dev/null || missing='redis-server'; \
+	PATH=$$PATH:/usr/sbin command -v nginx >/dev/null || missing="$$missing nginx-light"; \
+	[ -z "$$missing" ] && exit 0; \
+	echo "The tests need $$missing."; \
+	[ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null || \
+	  { echo "Install it, on Debian: sudo apt-get install $$missing"; exit 1; }; \
+	apt-get update -qq && \
+	  DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends $$missing
 
 check: $(VENV)/.for-work
 	$(BIN)/ruff format --check .

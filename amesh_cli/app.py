@@ -12,6 +12,9 @@ from typing import Annotated, NoReturn
 import typer
 
 from amesh_cli.commands.demo import demo
+from amesh_cli.commands.doctor import doctor
+from amesh_cli.commands.explain import explain
+from amesh_cli.commands.fetch import fetch
 from amesh_cli.commands.init import init
 from amesh_cli.commands.invite import invite
 from amesh_cli.commands.list import list_devices
@@ -31,6 +34,9 @@ app.command()(listen)
 app.command()(invite)
 app.command("list")(list_devices)
 app.command()(revoke)
+app.command()(fetch)
+app.command()(doctor)
+app.command()(explain)
 app.command()(demo)
 
 

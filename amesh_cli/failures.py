@@ -21,6 +21,9 @@ NOT_PAIRED: Final = 6
 NOT_CONFIRMED: Final = 7
 ALLOW_LIST: Final = 8
 DEVICE: Final = 9
+NOT_SUCCESSFUL: Final = 10
+NO_ANSWER: Final = 11
+TROUBLE: Final = 12
 
 STATUSES: Final = {
     0: "Done.",
@@ -33,6 +36,9 @@ STATUSES: Final = {
     NOT_CONFIRMED: "The controller recorded the target, but the target did not confirm.",
     ALLOW_LIST: "The allow list is damaged, older than it was, or missing.",
     DEVICE: "No such device, more than one, or it cannot be recorded as asked.",
+    NOT_SUCCESSFUL: "The server answered the request with another status than 2xx.",
+    NO_ANSWER: "The request got no answer: no connection, no TLS, no answer in time.",
+    TROUBLE: "Something that was looked into is wrong; the output says what.",
     130: "Interrupted with Ctrl-C.",
 }
 
@@ -122,6 +128,13 @@ FAILURES: Final[dict[type[e.AmeshError], Failure]] = {
     e.OwnKey: Failure(
         DEVICE, "the two sides need two directories: set AUTH_MESH_DIR for one of them"
     ),
+    e.FetchFailed: Failure(NO_ANSWER),
+    e.NotSuccessful: Failure(NOT_SUCCESSFUL),
+    e.NotLetIn: Failure(
+        NOT_SUCCESSFUL,
+        "the server's log says why (amesh.verify); `amesh doctor --against URL` looks for it, too",
+    ),
+    e.TroubleFound: Failure(TROUBLE),
 }
 
 # What the codes of docs/protocol.md section 4 mean to a person.

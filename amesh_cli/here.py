@@ -23,6 +23,6 @@ def open_home() -> Home:
     return Home.open(settings())
 
 
-def relay_url(home: Home, flag: str | None) -> str:
+def relay_url(home: Home | None, flag: str | None) -> str:
     """Where to meet: --relay, AMESH_RELAY_URL, config.json, else the public relay."""
-    return flag or settings().relay_url or home.relay_url or DEFAULT_RELAY_URL
+    return flag or settings().relay_url or (home and home.relay_url) or DEFAULT_RELAY_URL

@@ -7,7 +7,6 @@ then names the flag that answers instead. What another device chose (its name) p
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import os
@@ -20,7 +19,12 @@ from amesh_core.errors import Malformed, UsageError
 from amesh_core.identity import check_name
 
 if TYPE_CHECKING:
+    import asyncio
+
     from rich.console import Console
+
+
+_MAX_SHOWN_CHARACTERS = 200
 
 
 @cache
@@ -87,6 +91,18 @@ def quoted(name: str) -> str:
         return f'"{name.encode("unicode_escape").decode("ascii")}"'
 
 
+def printable(text: str) -> str:
+    """What a server wrote, in printable ASCII, everything else escaped, and not too long."""
+    return text[:_MAX_SHOWN_CHARACTERS].encode("unicode_escape").decode("ascii")
+
+
+def verdict(word: str, text: str, style: str) -> None:
+    """Print a line that begins with one coloured word (stdout)."""
+    console = _console(stderr=False)
+    console.print(f"{word:<5}", style=style, end=" ")
+    console.print(text)
+
+
 def error(sentence: str, hint: str) -> None:
     """Say what went wrong and, where there is one, the way out (stderr)."""
     say(f"error: {sentence}", style="red")
@@ -115,6 +131,8 @@ def confirm(question: str, *, flag: str) -> bool:
     Raises:
         UsageError: there is no terminal.
     """
+    import asyncio  # 30 ms that only a question is worth
+
     return asyncio.run(aconfirm(question, flag=flag))
 
 
@@ -124,6 +142,8 @@ def ask(question: str, *, flag: str, default: str = "") -> str:
     Raises:
         UsageError: there is no terminal.
     """
+    import asyncio
+
     shown = f"{question} [{default}]" if default else question
     return asyncio.run(aask(shown, flag=flag)) or default
 
@@ -169,6 +189,8 @@ async def read_line() -> str:
     Raises:
         UsageError: stdin ended.
     """
+    import asyncio
+
     loop = asyncio.get_running_loop()
     descriptor = sys.stdin.fileno()
     line: asyncio.Future[bytes] = loop.create_future()
@@ -207,6 +229,8 @@ async def countdown(text: Callable[[int], str], seconds: int) -> AsyncIterator[N
         say(text(seconds))
         yield
         return
+    import asyncio
+
     from rich.live import Live
     from rich.text import Text
 

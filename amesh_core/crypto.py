@@ -107,7 +107,7 @@ def low_s(der: bytes) -> bytes:
     r, s = decode_dss_signature(der)
     if s > _HALF_ORDER:
         s = _ORDER - s
-    return r.to_bytes(32, "big") + s.to_bytes(32, "big")
+    return (r << 256 | s).to_bytes(SIGNATURE_BYTES, "big")
 
 
 @lru_cache(maxsize=_CACHED_KEYS)
@@ -136,7 +136,7 @@ def verify(public: bytes, signature: bytes, message: bytes) -> None:
     if len(signature) != SIGNATURE_BYTES or signature[32:] > _HALF_ORDER_BYTES:
         raise BadSignature("signature does not verify")
     try:
-        public_key(public).verify(_der(signature), sha256(message), _ECDSA)
+        public_key(public).verify(_der(signature), hashlib.sha256(message).digest(), _ECDSA)
     except (InvalidSignature, Malformed):
         raise BadSignature("signature does not verify") from None
 
@@ -149,7 +149,7 @@ def _der(signature: bytes) -> bytes:
         return encode_dss_signature(int.from_bytes(r, "big"), int.from_bytes(s, "big"))
     # INTEGER is signed: a set top bit takes a zero byte before it. A low s has none.
     head = b"\x30\x45\x02\x21\x00" if r[0] & 0x80 else b"\x30\x44\x02\x20"
-    return b"%b%b\x02\x20%b" % (head, r, s)
+    return head + r + b"\x02\x20" + s
 
 
 def sha256(data: bytes) -> bytes:

@@ -26,6 +26,9 @@
     │   └── PairingExpired · NotConfirmed
     ├── RelayError                    the road between two devices
     │   └── RelayUnreachable · RelayRefused · RelayLost
+    ├── FetchFailed                   a request of ours came to nothing
+    │   └── NoAnswer · NotSuccessful · NotLetIn
+    ├── TroubleFound                  what was looked into is not in order
     ├── UsageError                    a value from a person or a setting that cannot work
     └── Declined                      the person said no, and nothing was changed
 
@@ -511,6 +514,43 @@ class RelayLost(RelayError):
     """The connection to the relay, or the peer behind it, went away."""
 
     code = "relay_lost"
+
+
+# --- requests of ours -------------------------------------------------------------------
+
+
+class FetchFailed(AmeshError):
+    """A request that this device sent did not do what it was sent for."""
+
+    code = "fetch_failed"
+
+
+class NoAnswer(FetchFailed):
+    """No answer came, or not all of it."""
+
+    code = "no_answer"
+
+
+class NotSuccessful(FetchFailed):
+    """The server answered with another status than 2xx."""
+
+    code = "not_successful"
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(f"the server answered {status} {reason}".rstrip())
+        self.status = status
+
+
+class NotLetIn(NotSuccessful):
+    """The server verifies requests, and refused this one."""
+
+    code = "not_let_in"
+
+
+class TroubleFound(AmeshError):
+    """A check of this device, of a server or of a request found what is wrong."""
+
+    code = "trouble_found"
 
 
 # --- people and settings ----------------------------------------------------------------

@@ -68,6 +68,7 @@ class MemoryNonceStore:
         self._max_nonces_per_device = max_nonces_per_device
         self._slices: dict[int, _Slice] = {}  # by the second in which they are dropped
         self._next_drop = math.inf  # the earliest of those seconds
+        self._dropped: list[_Slice] = []  # freed one at a time: each has _SHARDS buffers
         self._lock = Lock()
 
     def spend(self, device_id: str, nonce: str, ttl_seconds: int) -> bool:
@@ -85,6 +86,8 @@ class MemoryNonceStore:
             now = self._clock()
             if now >= self._next_drop:
                 self._drop_expired(now)
+            if self._dropped:
+                self._dropped.pop()
             held = 0
             for part in self._slices.values():
                 # A match across two neighbours is as unlikely as two digests alike.
@@ -103,7 +106,7 @@ class MemoryNonceStore:
 
     def _drop_expired(self, now: float) -> None:
         for until in [until for until in self._slices if until <= now]:
-            del self._slices[until]
+            self._dropped.append(self._slices.pop(until))
         self._next_drop = min(self._slices, default=math.inf)
 
     def _new_slice(self, until: int) -> _Slice:

@@ -22,11 +22,12 @@ class Settings:
     passphrase_file: Path | None = None
     credentials_directory: Path | None = None
     relay_url: str | None = None
+    debug_requests: bool = False
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Settings:
-        """Read AUTH_MESH_DIR, AUTH_MESH_PASSPHRASE, AMESH_PASSPHRASE_FILE, AMESH_RELAY_URL
-        and CREDENTIALS_DIRECTORY.
+        """Read AUTH_MESH_DIR, AUTH_MESH_PASSPHRASE, AMESH_PASSPHRASE_FILE, AMESH_RELAY_URL,
+        CREDENTIALS_DIRECTORY and AMESH_DEBUG_REQUESTS.
         """
         directory = environ.get("AUTH_MESH_DIR")
         return cls(
@@ -35,6 +36,7 @@ class Settings:
             passphrase_file=_path(environ.get("AMESH_PASSPHRASE_FILE")),
             credentials_directory=_path(environ.get("CREDENTIALS_DIRECTORY")),
             relay_url=environ.get("AMESH_RELAY_URL") or None,
+            debug_requests=environ.get("AMESH_DEBUG_REQUESTS") not in (None, "", "0"),
         )
 
 

@@ -93,7 +93,7 @@ def check_form(head: RequestHead, policy: Policy) -> Claim:
     target = targets.check(head.target)
     if head.content_length is not None and head.content_length > policy.max_body_bytes:
         raise PayloadTooLarge(policy.max_body_bytes)
-    return Claim(policy, credential, head.method, target)
+    return Claim(policy, credential, int(credential.timestamp), head.method, target)
 
 
 @dataclass(slots=True)
@@ -102,6 +102,7 @@ class Claim:
 
     _policy: Policy
     _credential: header.Credential
+    _stamped_at: int
     _method: str
     _target: str
 
@@ -116,16 +117,20 @@ class Claim:
             ClockSkew: stamped too long ago, or too far ahead.
         """
         device = allow_list.controller(self._credential.public_key, now)
-        _check_clock(self._policy, self._credential, device, now)
-        return Admitted(self, device)
+        _check_clock(self._policy, self._stamped_at, now, device)
+        return Admitted(self, device, self._stamped_at - now)
 
 
 @dataclass(slots=True)
 class Admitted:
-    """A request whose body is worth reading; whether the device really sent it is open."""
+    """A request whose body is worth reading; whether the device really sent it is open.
+
+    `skew_seconds` is how far its timestamp was ahead of our clock (behind: negative).
+    """
 
     _claim: Claim
     _device: Device
+    skew_seconds: int
 
     def verify(self, body: bytes, now: int) -> Verified:
         """Step 5: the signature over method, target, timestamp, nonce and the body's bytes.
@@ -139,24 +144,21 @@ class Admitted:
             ClockSkew: the body took so long that the timestamp is out of date.
             BadSignature: the device did not sign this.
         """
-        claim = self._claim
+        claim, device = self._claim, self._device
         policy, credential = claim._policy, claim._credential
         if len(body) > policy.max_body_bytes:
             raise PayloadTooLarge(policy.max_body_bytes)
-        _check_clock(policy, credential, self._device, now)
+        _check_clock(policy, claim._stamped_at, now, device)
+        target = targets.canonical(claim._target)
         message = canonical_string(
-            claim._method,
-            targets.canonical(claim._target),
-            credential.timestamp,
-            credential.nonce,
-            body,
+            claim._method, target, credential.timestamp, credential.nonce, body
         )
-        crypto.verify(self._device.public_key, credential.signature, message)
-        identity = AuthMeshIdentity(self._device.device_id, self._device.friendly_name, now)
+        crypto.verify(device.public_key, credential.signature, message)
+        identity = AuthMeshIdentity(device.device_id, device.friendly_name, now)
         # The nonce must outlive the last second in which any server that shares the store,
         # its clock within the skew of ours, would accept this timestamp.
-        last_second = int(credential.timestamp) + 2 * policy.clock_skew_seconds
-        ttl_seconds = max(policy.nonce_window_seconds, last_second + _ROUNDING_SECONDS - now)
+        last_second = claim._stamped_at + 2 * policy.clock_skew_seconds + _ROUNDING_SECONDS
+        ttl_seconds = max(policy.nonce_window_seconds, last_second - now)
         return Verified(identity, credential.nonce, ttl_seconds)
 
 
@@ -178,21 +180,20 @@ class Verified:
             Replayed: the device sent this nonce before.
             Unavailable: the store is full or out of reach; not refused for good.
         """
-        fresh = nonces.spend(self._identity.device_id, self._nonce, self._ttl_seconds)
-        return self._once(fresh)
+        identity = self._identity
+        if not nonces.spend(identity.device_id, self._nonce, self._ttl_seconds):
+            raise Replayed(identity.device_id)
+        return identity
 
     async def aspend(self, nonces: AsyncNonceStore) -> AuthMeshIdentity:
         """As `spend`, for an event loop."""
-        fresh = await nonces.spend(self._identity.device_id, self._nonce, self._ttl_seconds)
-        return self._once(fresh)
-
-    def _once(self, fresh: bool) -> AuthMeshIdentity:
-        if not fresh:
-            raise Replayed(self._identity.device_id)
-        return self._identity
+        identity = self._identity
+        if not await nonces.spend(identity.device_id, self._nonce, self._ttl_seconds):
+            raise Replayed(identity.device_id)
+        return identity
 
 
-def _check_clock(policy: Policy, credential: header.Credential, device: Device, now: int) -> None:
-    skew_seconds = int(credential.timestamp) - now
-    if not abs(skew_seconds) <= policy.clock_skew_seconds:
-        raise ClockSkew(skew_seconds, device.device_id)
+def _check_clock(policy: Policy, stamped_at: int, now: int, device: Device) -> None:
+    # Not "if greater": a comparison that makes no sense must refuse.
+    if not abs(stamped_at - now) <= policy.clock_skew_seconds:
+        raise ClockSkew(stamped_at - now, device.device_id)

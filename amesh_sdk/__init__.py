@@ -18,10 +18,13 @@ from amesh_core.settings import Settings
 
 if TYPE_CHECKING:
     import httpx2
+    from urllib3.util import Retry
 
     from amesh_core.nonces import AsyncNonceStore, NonceStore
     from amesh_core.verification import AuthMeshIdentity
+    from amesh_sdk.aiohttp_client import SigningMiddleware
     from amesh_sdk.asgi import ASGIApp, AuthMeshMiddleware
+    from amesh_sdk.requests import SigningAuth, SigningSession
     from amesh_sdk.signer import Signer
 
 __all__ = ["Amesh", "AuthMeshIdentity", "AuthMeshMiddleware", "amesh"]
@@ -121,6 +124,41 @@ class Amesh:
         from amesh_sdk import httpx
 
         return httpx.httpx_auth(self._signer(), follow_redirects=follow_redirects)
+
+    def requests_auth(self) -> SigningAuth:
+        """An `auth=` for one call of requests: no retries, `allow_redirects=False`.
+
+        Raises:
+            ImportError: requests is not installed.
+        """
+        from amesh_sdk import requests
+
+        return requests.SigningAuth(self._signer())
+
+    def requests_session(self, *, max_retries: int | Retry = 0) -> SigningSession:
+        """A requests session that signs each attempt and each redirect within the origin anew.
+
+        `max_retries` is a number, for connections that fail, or urllib3's `Retry`.
+
+        Raises:
+            ImportError: requests is not installed.
+        """
+        from amesh_sdk import requests
+
+        return requests.SigningSession(self._signer(), max_retries=max_retries)
+
+    def aiohttp_middleware(self, origin: str) -> SigningMiddleware:
+        """A client middleware for aiohttp that signs what goes to `origin`, and nothing else.
+
+        `origin` is such as "https://api.example"; give a session one for each service.
+
+        Raises:
+            ImportError: aiohttp is not installed.
+            UsageError: it is not an origin.
+        """
+        from amesh_sdk import aiohttp_client
+
+        return aiohttp_client.SigningMiddleware(self._signer(), origin)
 
     def sign(self, method: str, url: str, body: bytes = b"") -> dict[str, str]:
         """The headers that sign one request, for any other client; good for one use, at once.

@@ -91,6 +91,24 @@ def record(error: AmeshError, *, method: str = "", target: bytes = b"") -> None:
     )
 
 
+def warn(
+    reason: str, message: str, *, device_id: str | None = None, skew_seconds: int | None = None
+) -> None:
+    """Write to `amesh.verify` what will become a refusal, or a hole, if nobody acts."""
+    log.warning(
+        "%s: %s",
+        reason,
+        message,
+        extra={
+            "reason": reason,
+            "device_id": device_id,
+            "skew_seconds": skew_seconds,
+            "method": "",
+            "path": "",
+        },
+    )
+
+
 def printable(text: str) -> str:
     """`text` in printable ASCII, everything else escaped, cut to a sane length."""
     return text[:_MAX_LOGGED_CHARACTERS].encode("unicode_escape").decode("ascii")

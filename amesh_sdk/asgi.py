@@ -7,16 +7,16 @@ verified; streaming answers, background tasks and disconnects never pass through
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any, Final
 
-from amesh_core.errors import AmeshError, MalformedRequest, PayloadTooLarge, UsageError
+from amesh_core.errors import AmeshError, PayloadTooLarge, UsageError
 from amesh_core.nonces import AsyncNonceStore, NonceStore
 from amesh_core.settings import Settings
 from amesh_core.verification import Policy, RequestHead
 from amesh_sdk.answers import Answer, answer, record
 from amesh_sdk.guard import Guard
+from amesh_sdk.heads import head_of
 from amesh_sdk.opened import opened
 from amesh_sdk.paths import Paths, target_as_sent
 
@@ -29,8 +29,6 @@ ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 STATE_KEY: Final = "auth_mesh"  # request.state.auth_mesh
 ONE_MIB: Final = 1024 * 1024
 
-# 19 digits hold 2^63 - 1; a longer number is no length, and Python refuses to read 4 301.
-_CONTENT_LENGTH: Final = re.compile(rb"[0-9]{1,19}")
 _DENIAL_RESPONSE: Final = "websocket.http.response"
 
 
@@ -113,7 +111,7 @@ class AuthMeshMiddleware:
         try:
             target = target_as_sent(scope)
             if self._paths.cover(scope, target):
-                head = _head(method, target, scope)
+                head = head_of(method, target, scope["headers"])
                 if scope["type"] == "websocket":
                     state[STATE_KEY] = await self._guard.authenticate(head, _no_body)
                 else:
@@ -138,20 +136,6 @@ class AuthMeshMiddleware:
 
         state[STATE_KEY] = await self._guard.authenticate(head, read_body)
         return _replay({"type": "http.request", "body": body, "more_body": False}, receive)
-
-
-def _head(method: str, target: bytes, scope: Scope) -> RequestHead:
-    # Lower case by the ASGI specification; a server that forgets must not hide a second line.
-    lines = [(name.lower(), value) for name, value in scope["headers"]]
-    lengths = {value for name, value in lines if name == b"content-length"}
-    if len(lengths) > 1 or not all(map(_CONTENT_LENGTH.fullmatch, lengths)):
-        raise MalformedRequest("the Content-Length is not one number")
-    return RequestHead(
-        method=method,
-        target=target,
-        authorization=tuple(value for name, value in lines if name == b"authorization"),
-        content_length=int(lengths.pop()) if lengths else None,
-    )
 
 
 async def _read_body(receive: Receive, limit_bytes: int) -> bytes:

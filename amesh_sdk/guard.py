@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import os
+import sys
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Final, cast
 
-from amesh_core.errors import AllowListBroken
+from amesh_core.errors import AllowListBroken, UsageError
 from amesh_core.nonces import AsyncNonceStore, MemoryNonceStore, NonceStore
 from amesh_core.verification import (
     Admitted,
@@ -18,11 +21,27 @@ from amesh_core.verification import (
     Verified,
     check_form,
 )
-from amesh_sdk.answers import record
+from amesh_sdk.answers import record, warn
 from amesh_sdk.opened import OpenHome
+from amesh_sdk.sightings import Unwatched, Watch
+from amesh_sdk.workers import announced_workers
 
 # SHA-256 of a MiB takes some 2 ms: as long as an event loop may be kept.
 _INLINE_BODY_BYTES: Final = 1024 * 1024
+
+# A clock is warned about from half of the allowed skew on: clocks that are kept in time differ
+# by less than a second, so this one is on its way out. Once a minute for each device.
+_ORDINARY_SKEW_SECONDS: Final = 2  # whole seconds on both sides, and the way here
+_SKEW_NOTE_SECONDS: Final = 60
+
+_UNWATCHED: Final = Unwatched()
+
+
+@dataclass(frozen=True, slots=True)
+class _InEventLoop:
+    """The other spelling of a store that has both, `spend` and `aspend`."""
+
+    spend: Callable[[str, str, int], Awaitable[bool]]
 
 
 class Guard:
@@ -40,6 +59,20 @@ class Guard:
         self._policy = policy
         self._nonces = MemoryNonceStore(clock=time.monotonic) if nonces is None else nonces
         self._clock = clock
+        self._skew_noted: dict[str, int] = {}  # device id -> when it was last warned about
+        self._alone = isinstance(self._nonces, MemoryNonceStore)
+        if (count := announced_workers(sys.argv, os.environ)) > 1:
+            self.warn_if_not_shared(f"the server is told to start {count} processes")
+
+    def warn_if_not_shared(self, why: str) -> None:
+        """Warn, once, that other processes do not know the nonces that this one spends."""
+        if self._alone:
+            self._alone = False
+            warn(
+                "nonce_store_not_shared",
+                f"{why}, and each remembers nonces by itself: a captured request could be "
+                "replayed once to each; give them one store (nonce_store=RedisNonceStore(...))",
+            )
 
     async def prepare(self) -> None:
         """Do what the first request would have to wait for.
@@ -55,6 +88,14 @@ class Guard:
             # Nobody is let in until it is mended, which must not need a restart.
             record(error)
 
+    def prepare_blocking(self) -> None:
+        """As `prepare`, without an event loop."""
+        self._home.key()
+        try:
+            self._home.allow_list()
+        except AllowListBroken as error:
+            record(error)
+
     async def authenticate(
         self, head: RequestHead, read_body: Callable[[], Awaitable[bytes]]
     ) -> AuthMeshIdentity:
@@ -63,19 +104,60 @@ class Guard:
         Raises:
             AmeshError: the request is not let in; answers.py says what the caller hears.
         """
-        claim = check_form(head, self._policy)
-        claim.admit(await self._home.aallow_list(), self._now())
-        body = await read_body()
-        # Once more, as the body may have taken a while: a device revoked meanwhile is out, and
-        # so is a timestamp that could outlive its nonce.
-        allow_list = await self._home.aallow_list()
-        now = self._now()
-        verified = await _verify(claim.admit(allow_list, now), body, now)
-        return await self._spend(verified)
+        with self._watch(head) as watch:
+            claim = check_form(head, self._policy)
+            # Of the head, as the body may take its time.
+            skew_seconds = claim.admit(await self._home.aallow_list(), self._now()).skew_seconds
+            body = watch.saw(await read_body())
+            # Once more, as the body may have taken a while: a device revoked meanwhile is out, and
+            # so is a timestamp that could outlive its nonce.
+            allow_list = await self._home.aallow_list()
+            now = self._now()
+            verified = await _verify(claim.admit(allow_list, now), body, now)
+            return self._accept(await self._spend(verified), skew_seconds)
+
+    def authenticate_blocking(
+        self, head: RequestHead, read_body: Callable[[], bytes]
+    ) -> AuthMeshIdentity:
+        """As `authenticate`, in the same order, for a thread of a server without event loop."""
+        with self._watch(head) as watch:
+            claim = check_form(head, self._policy)
+            skew_seconds = claim.admit(self._home.allow_list(), self._now()).skew_seconds
+            body = watch.saw(read_body())
+            allow_list = self._home.allow_list()
+            now = self._now()
+            verified = claim.admit(allow_list, now).verify(body, now)
+            return self._accept(verified.spend(self._blocking_store()), skew_seconds)
+
+    def _watch(self, head: RequestHead) -> Watch:
+        return Watch(head, self._now) if self._home.debug_requests else _UNWATCHED
+
+    def _blocking_store(self) -> NonceStore:
+        if inspect.iscoroutinefunction(self._nonces.spend):
+            raise UsageError("this nonce store needs an event loop, and a WSGI server has none")
+        return cast("NonceStore", self._nonces)
+
+    def _accept(self, identity: AuthMeshIdentity, skew_seconds: int) -> AuthMeshIdentity:
+        """Let in, and say so in time when a clock is about to lock its device out."""
+        limit = self._policy.clock_skew_seconds
+        if abs(skew_seconds) * 2 > limit and abs(skew_seconds) > _ORDINARY_SKEW_SECONDS:
+            last = self._skew_noted.get(identity.device_id)
+            if last is None or identity.verified_at - last >= _SKEW_NOTE_SECONDS:
+                self._skew_noted[identity.device_id] = identity.verified_at
+                warn(
+                    "clock_skew_near_limit",
+                    f"{identity.device_id} is let in, but its clock is {skew_seconds:+d} s away "
+                    f"from ours; at more than {limit} s it will be refused",
+                    device_id=identity.device_id,
+                    skew_seconds=skew_seconds,
+                )
+        return identity
 
     async def _spend(self, verified: Verified) -> AuthMeshIdentity:
         if inspect.iscoroutinefunction(self._nonces.spend):
             return await verified.aspend(cast("AsyncNonceStore", self._nonces))
+        if (aspend := getattr(self._nonces, "aspend", None)) is not None:
+            return await verified.aspend(cast("AsyncNonceStore", _InEventLoop(aspend)))
         store = cast("NonceStore", self._nonces)
         if isinstance(store, MemoryNonceStore):
             return verified.spend(store)

@@ -26,6 +26,7 @@ class SigningFlow:
     """What both classes do; `Any` stands for the requests and responses of either library."""
 
     _redirect_refused: ClassVar[type[Exception]]
+    _bytes: ClassVar[type[Any]]
 
     def __init__(self, signer: Signer, *, follow_redirects: bool = False) -> None:
         self._signer = signer
@@ -35,9 +36,9 @@ class SigningFlow:
         """Sign and send, and sign again for every redirect within the origin."""
         trail = _Trail(request)
         while request is not None:
-            _check_body(request, Iterable)
-            request.read()
-            _frame(request)
+            if not isinstance(request.stream, self._bytes):
+                _check_body(request, Iterable)
+                _announce(request, request.read())
             if trail.leads_home(request):
                 request.headers[_AUTHORIZATION] = self._signer.sign(*_sent(request))
             response = yield request
@@ -47,9 +48,9 @@ class SigningFlow:
         """As `sync_auth_flow`, without keeping the event loop while the key is unlocked."""
         trail = _Trail(request)
         while request is not None:
-            _check_body(request, AsyncIterable)
-            await request.aread()
-            _frame(request)
+            if not isinstance(request.stream, self._bytes):
+                _check_body(request, AsyncIterable)
+                _announce(request, await request.aread())
             if trail.leads_home(request):
                 request.headers[_AUTHORIZATION] = await self._signer.asign(*_sent(request))
             response = yield request
@@ -71,7 +72,7 @@ class _Trail:
     """Where a request set out, and whether its redirects ever left that origin."""
 
     def __init__(self, request: Any) -> None:
-        self._origin = _origin(request)
+        self._first = request
         self._left = False
 
     def leads_home(self, request: Any) -> bool:
@@ -80,7 +81,8 @@ class _Trail:
         Once a foreign server was asked, never again: its answer may lead back, to a target
         of its choice.
         """
-        self._left = self._left or _origin(request) != self._origin
+        if request is not self._first:
+            self._left = self._left or _origin(request) != _origin(self._first)
         if self._left:
             request.headers.pop(_AUTHORIZATION, None)
         return not self._left
@@ -93,16 +95,16 @@ def _check_body(request: Any, wanted: type[Any]) -> None:
         )
 
 
-def _frame(request: Any) -> None:
-    """Announce the body that was read; httpx counts a file from its beginning."""
+def _announce(request: Any, body: bytes) -> None:
+    """Say how long the body that was read is; httpx counts a file from its beginning."""
     if "Content-Length" in request.headers:
-        request.headers["Content-Length"] = str(len(request.content))
+        request.headers["Content-Length"] = str(len(body))
 
 
 def _sent(request: Any) -> tuple[str, bytes, bytes]:
     """Method, target and body as they go over the wire; the extension overrides the URL."""
     target = request.extensions.get("target", request.url.raw_path)
-    return request.method, target, request.content
+    return request.method, target, request.read()  # in memory by now
 
 
 def _origin(request: Any) -> tuple[str, str, int | None]:
@@ -120,7 +122,8 @@ def _auth_class(library_name: str) -> Any:
             f"{library_name} is not installed: pip install 'authmesh[{library_name}]'"
         ) from None
     bases = (SigningFlow, library.Auth)
-    return type("SigningAuth", bases, {"_redirect_refused": library.RemoteProtocolError})
+    names = {"_redirect_refused": library.RemoteProtocolError, "_bytes": library.ByteStream}
+    return type("SigningAuth", bases, names)
 
 
 def httpx2_auth(signer: Signer, *, follow_redirects: bool = False) -> httpx2.Auth:

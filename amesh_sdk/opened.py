@@ -60,6 +60,7 @@ class OpenHome:
     def __init__(
         self, settings: Settings, *, monotonic: Callable[[], float] = time.monotonic
     ) -> None:
+        self.debug_requests = settings.debug_requests
         self._settings = settings
         self._monotonic = monotonic
         self.forget()
@@ -74,6 +75,8 @@ class OpenHome:
         # One thread of our own: a hundred requests that find the list changed stand in
         # line for one reading, without taking the threads of the application.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="amesh")
+        # Another for signatures: a chip makes one at a time, and lists must not wait for it.
+        self._signing_thread = ThreadPoolExecutor(1, thread_name_prefix="amesh-sign")
         self._unlocked: _Unlocked | None = None
         self._seen: _Seen | None = None
         self._failure: _Failure | None = None
@@ -148,6 +151,10 @@ class OpenHome:
         if failure and failure.stamp == stamp and self._monotonic() < failure.until:
             # Raised again and again, it would carry an ever longer traceback.
             raise failure.error.with_traceback(None)
+
+    async def in_signing_thread(self, work: Callable[[], _T]) -> _T:
+        """Do what the key may take long for, without keeping the event loop."""
+        return await asyncio.get_running_loop().run_in_executor(self._signing_thread, work)
 
     async def _in_thread(self, work: Callable[[], _T]) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)

@@ -19,38 +19,102 @@ from amesh_core.wire.target import canonical_target
 # Characters that are not plain in one of the views of a path: a second decoding, a Windows
 # separator, control characters.
 _AMBIGUOUS: Final = re.compile(r"[%\\\x00-\x1f\x7f]")
+_PLAIN_PREFIX: Final = re.compile(r"(?:/[A-Za-z0-9._~-]+)+")
 _ENCODED_SLASH: Final = re.compile(rb"%2f", re.IGNORECASE)
 
 
+# What to do under a server that hides the target, by the type of the scope.
+_HIDDEN: Final[Mapping[str, str]] = {
+    "wsgi-moved": (
+        "SCRIPT_NAME was taken from a header, which is not signed; set the environment variable "
+        "SCRIPT_NAME of gunicorn in its place, and --forwarder-headers ''"
+    ),
+    "wsgi": (
+        "neither RAW_URI nor REQUEST_URI is in the WSGI environ; run the app under gunicorn or "
+        "waitress (granian: with --interface asgi or asginl; manage.py runserver: use one of these)"
+    ),
+    "http": "scope['raw_path'] is missing; run the app under uvicorn, hypercorn, granian or daphne",
+}
+
+
 def target_as_sent(scope: Mapping[str, Any]) -> bytes:
-    """The request target of an ASGI scope, byte for byte as the server received it.
+    """The request target of an ASGI scope, byte for byte as the client sent it.
+
+    Where the app has a prefix (`root_path`) that is not in what the server received, a proxy
+    has cut it off: the client signed it, so it is put back. uvicorn does so by itself.
 
     Raises:
+        MalformedRequest: a target that a server in between has read otherwise.
         UsageError: the server does not tell, or something in front of us changed the path
             that is routed on, so that a signature would cover another one.
     """
     raw = scope.get("raw_path")
     if not isinstance(raw, bytes):
-        raise UsageError(
-            "this server does not give the path as it was sent: scope['raw_path'] is missing; "
-            "run the app under uvicorn, hypercorn, granian or daphne"
-        )
-    _check_routed_path(raw, scope)
+        why = _HIDDEN.get(scope.get("type", "http"), _HIDDEN["http"])
+        raise UsageError(f"this server does not give the path as it was sent: {why}")
     query: bytes = scope.get("query_string", b"")
+    root: str = scope.get("root_path", "")
+    _check_routed_path(raw, root, scope["path"])
+    raw = _with_prefix(raw, root)
     return raw + b"?" + query if query else raw
 
 
-def _check_routed_path(raw: bytes, scope: Mapping[str, Any]) -> None:
+def wsgi_scope(
+    environ: Mapping[str, Any], *, path: str | None = None, root_path: str | None = None
+) -> dict[str, Any]:
+    """What an ASGI scope would say of a WSGI request; `path` with `root_path`, if known better.
+
+    RAW_URI is gunicorn's, REQUEST_URI that of waitress and most others. PATH_INFO is decoded,
+    so it is never taken for what was sent.
+    """
+    uri = environ.get("RAW_URI") or environ.get("REQUEST_URI")
+    raw_path, _, query = uri.partition("?") if uri else (None, "", "")
+    root = _wsgi_text(environ.get("SCRIPT_NAME", "")) if root_path is None else root_path
+    # gunicorn lets a client on the same machine, or behind a proxy there, choose the prefix, and
+    # with it the route: one signature would be good for several.
+    header = environ.get("HTTP_SCRIPT_NAME")
+    moved = header and header == environ.get("SCRIPT_NAME") and "RAW_URI" in environ
+    if moved:
+        raw_path = None
+    return {
+        "type": "wsgi-moved" if moved else "wsgi",
+        "path": root + _wsgi_text(environ.get("PATH_INFO", "")) if path is None else path,
+        "root_path": root,
+        "raw_path": None if raw_path is None else raw_path.encode("latin-1", "backslashreplace"),
+        "query_string": query.encode("latin-1", "backslashreplace"),
+    }
+
+
+def _wsgi_text(text: str) -> str:
+    return text.encode("latin-1", "backslashreplace").decode("utf-8", "replace")  # PEP 3333
+
+
+def _check_routed_path(raw: bytes, root: str, path: str) -> None:
     try:
         decoded = unquote_to_bytes(raw).decode("utf-8")
     except UnicodeDecodeError:
         return  # Servers put different replacements here; what is signed is `raw` itself.
-    # Some servers and mounts give `path` without `root_path`, some with it.
-    if decoded not in (scope["path"], scope.get("root_path", "") + scope["path"]):
-        raise UsageError(
-            "scope['path'] is not what scope['raw_path'] says: put the middleware that "
-            "rewrites paths behind AuthMesh"
-        )
+    # Some servers and mounts give `path` without the prefix, some with it; some `raw`, too.
+    if path in (decoded, root + decoded) or decoded == root + path:
+        return
+    if decoded == root and path == root + "/":
+        return  # The top of a mount: Django routes an empty path as "/".
+    # Servers disagree on targets such as "//host" and "/a#b": those are the client's fault.
+    canonical_target(raw)
+    raise UsageError(
+        "the path that is routed on is not the one that was sent: put the middleware that "
+        "rewrites paths behind AuthMesh"
+    )
+
+
+def _with_prefix(raw: bytes, root: str) -> bytes:
+    sent = unquote_to_bytes(raw).decode("utf-8", "replace")
+    root = root.rstrip("/")
+    if not root or not raw.startswith(b"/") or sent == root or sent.startswith(root + "/"):
+        return raw
+    if not _PLAIN_PREFIX.fullmatch(root):
+        raise UsageError(f"the root path {root!r} could be spelt in several ways: use plain ASCII")
+    return root.encode("ascii") + raw
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,7 +60,8 @@ def unb64u(text: str, *, length: int | None = None) -> bytes:
     """
     if "+" in text or "/" in text or "=" in text:
         raise Malformed("not base64url")
-    return unb64_any(text, length=length)
+    standard = text.replace("-", "+").replace("_", "/") + _PADDING[len(text) % 4]
+    return unb64(standard, length=length)
 
 
 def unb64_any(text: str, *, length: int | None = None) -> bytes:

@@ -67,10 +67,9 @@ def parse(lines: Sequence[bytes | str]) -> Credential:
     found = _USUAL.fullmatch(text) or _ANY_ORDER.fullmatch(text)
     if found is None:
         raise MalformedHeader("the Authorization header is not an AuthMesh credential")
-    fields = found.groups()
-    if None in fields:
+    version, public_key, timestamp, nonce, signature = found.groups("")
+    if not (version and public_key and timestamp and nonce and signature):
         raise MalformedHeader("a field of the Authorization header is missing")
-    version, public_key, timestamp, nonce, signature = fields
     try:
         return Credential(version, unb64_any(public_key), timestamp, nonce, unb64u(signature))
     except Malformed:

@@ -30,6 +30,7 @@ FACTS: dict[str, Any] = {
     "role": "target",
     "url": "ws://localhost:3001/ws",
     "relay_code": "otc_expired",
+    "status": 401,
 }
 
 

@@ -62,10 +62,12 @@ class Wire:
 
     def __init__(self, data: bytes) -> None:
         head, _, self.body = data.partition(b"\r\n\r\n")
+        self.head = head
         request_line, *lines = head.split(b"\r\n")
         self.method, self.target, _ = request_line.split(b" ")
         pairs = [line.split(b": ", 1) for line in lines]
         self.authorization = [v for name, v in pairs if name.lower() == b"authorization"]
+        self.headers = {name.lower(): value for name, value in pairs}
 
     def verified(self, by: Device) -> Credential:
         """Check the signature against what arrived, put together from the bytes alone."""

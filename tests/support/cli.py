@@ -74,7 +74,8 @@ class AtTerminal:
     @property
     def process_id(self) -> int:
         """Of the command."""
-        return int(self._child.pid)
+        assert self._child.pid is not None
+        return self._child.pid
 
     def sees(self, pattern: str) -> str:
         """Wait until the screen has it; returns the first group, or the match."""

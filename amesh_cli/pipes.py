@@ -1,0 +1,44 @@
+"""Bytes in and out of a command: bodies, and what is piped into it."""
+
+from __future__ import annotations
+
+import codecs
+import re
+import sys
+from typing import BinaryIO, Final
+
+# All but tab and line end: what a server sends must not drive a terminal.
+_CONTROLS: Final = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]|\r(?!\n)")
+
+
+class Output:
+    """Bytes as they are, on stdout or in a file; a terminal is shown no control characters."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        # A character may be split between two pieces.
+        self._decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
+
+    def write(self, data: bytes) -> None:
+        """Pass on one piece."""
+        if self._file.isatty():
+            data = _CONTROLS.sub(_escaped, self._decoder.decode(data)).encode()
+        self._file.write(data)
+
+    def end(self) -> None:
+        """See that all of it is out."""
+        self._file.flush()
+
+
+def stdout() -> Output:
+    """Where a body goes that nobody names a file for."""
+    return Output(sys.stdout.buffer)
+
+
+def stdin() -> bytes:
+    """All that is piped into the command."""
+    return sys.stdin.buffer.read()
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return f"\\x{ord(found[0]):02x}"

@@ -1,0 +1,32 @@
+"""What a server knows of a request before it reads the body, from its header lines."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Final
+
+from amesh_core.errors import MalformedRequest
+from amesh_core.verification import RequestHead
+
+# 19 digits hold 2^63 - 1; a longer number is no length, and Python refuses to read 4 301.
+_CONTENT_LENGTH: Final = re.compile(rb"[0-9]{1,19}")
+
+
+def head_of(method: str, target: bytes, headers: Iterable[tuple[bytes, bytes]]) -> RequestHead:
+    """Gather what the guard asks for; names of headers in any case.
+
+    Raises:
+        MalformedRequest: the Content-Length is not one number.
+    """
+    # A server that forgets to lower the case must not hide a second line.
+    lines = [(name.lower(), value) for name, value in headers]
+    lengths = {value for name, value in lines if name == b"content-length"}
+    if len(lengths) > 1 or not all(map(_CONTENT_LENGTH.fullmatch, lengths)):
+        raise MalformedRequest("the Content-Length is not one number")
+    return RequestHead(
+        method=method,
+        target=target,
+        authorization=tuple(value for name, value in lines if name == b"authorization"),
+        content_length=int(lengths.pop()) if lengths else None,
+    )

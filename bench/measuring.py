@@ -1,0 +1,63 @@
+"""How two things are compared: in turn, in one run, on one core."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from statistics import median
+from time import thread_time
+from typing import Final
+
+_ROUNDS: Final = 61
+_CALLS: Final = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Medians of two calls that took turns: seconds each, and the ratio of their rates."""
+
+    bare_seconds: float
+    ours_seconds: float
+    rate: float
+
+
+def compare(
+    bare: Callable[[], object],
+    ours: Callable[[], object],
+    *,
+    rounds: int = _ROUNDS,
+    calls: int = _CALLS,
+) -> Comparison:
+    """Call both in turn, in blocks of `calls`; the median of the rounds is what counts."""
+    _seconds(bare, calls)
+    _seconds(ours, calls)
+    times = [(_seconds(bare, calls), _seconds(ours, calls)) for _ in range(rounds)]
+    return Comparison(
+        median(one for one, _ in times),
+        median(other for _, other in times),
+        median(one / other for one, other in times),
+    )
+
+
+def _seconds(call: Callable[[], object], calls: int) -> float:
+    begin = thread_time()
+    for _ in range(calls):
+        call()
+    return (thread_time() - begin) / calls
+
+
+@contextmanager
+def one_core() -> Iterator[None]:
+    """Stay on one core, where the system lets a process choose."""
+    if sys.platform != "linux":
+        yield
+        return
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {max(cores)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, cores)
