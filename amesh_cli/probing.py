@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import secrets
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Final
 from urllib.parse import urljoin, urlsplit
@@ -14,14 +11,11 @@ import httpx2
 
 from amesh_cli import checks, probes, terminal, web
 from amesh_cli.checks import Check, fail, ok, warn
+from amesh_cli.courier import GATEWAY_ERRORS, TIMEOUT_SECONDS, Answer, Courier
 from amesh_cli.probes import Probe, Request
-from amesh_core import request as signing
-from amesh_core.errors import Malformed, MalformedRequest, NoAnswer, UsageError
+from amesh_core.errors import MalformedRequest, NoAnswer, UsageError
 from amesh_core.identity import DeviceKey
-from amesh_core.wire.encoding import load_json
 from amesh_core.wire.target import canonical_target
-
-TIMEOUT_SECONDS: Final = 10.0
 
 _LOOK_CLOSER: Final = (
     "let both sides write down the request (AMESH_DEBUG_REQUESTS=1) and give both logs to "
@@ -30,15 +24,6 @@ _LOOK_CLOSER: Final = (
 _NO_HEADER_OF_ITS_OWN: Final = (
     "let the proxy neither set nor add an Authorization header: a request has one, the signature"
 )
-# What AuthMesh answers (docs/protocol.md section 3): status -> codes.
-_CODES: Final = {
-    400: {"missing_header", "malformed_header", "unsupported_version", "malformed_request"},
-    401: {"unauthorized"},
-    413: {"payload_too_large"},
-    500: {"allow_list_integrity_failure", "internal_error"},
-    503: {"unavailable"},
-}
-_GATEWAY_ERRORS: Final = (502, 503, 504)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,22 +32,6 @@ class Place:
 
     origin: str
     path: str
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """An answer; `code` is AuthMesh's own, or None when somebody else answered."""
-
-    status: int
-    code: str | None
-    location: str | None
-    date: str | None
-    server: str | None
-
-    @property
-    def let_in(self) -> bool:
-        """Whether AuthMesh had nothing against the request."""
-        return self.code is None and self.status not in _GATEWAY_ERRORS
 
 
 def parse_place(url: str) -> Place:
@@ -85,73 +54,7 @@ def parse_place(url: str) -> Place:
 def probe(place: Place, key: DeviceKey) -> Iterator[Check]:
     """Look at the way to a server that verifies, from the first answer to the last detail."""
     with httpx2.Client(timeout=TIMEOUT_SECONDS) as client:
-        yield from Prober(Courier(place.origin, key, client.request)).run(place)
-
-
-class Courier:
-    """Sends requests exactly as they are, signed as they are said to arrive."""
-
-    def __init__(
-        self,
-        origin: str,
-        key: DeviceKey,
-        send: Callable[..., httpx2.Response],
-        *,
-        clock: Callable[[], float] = time.time,
-    ) -> None:
-        self.origin = origin
-        self.clock = clock
-        self.behind_seconds = 0.0  # what our clock is behind the server's
-        self._key = key
-        self._send = send
-
-    def unsigned(self, request: Request) -> Answer:
-        """Send it as somebody would who has no key."""
-        return self._answer(request, dict(request.headers))
-
-    def signed(self, request: Request, arriving: Request) -> Answer:
-        """Send `request`, signed for what it becomes on the way."""
-        authorization = signing.sign(
-            arriving.method,
-            arriving.target,
-            arriving.body,
-            self._key,
-            now=int(self.clock() + self.behind_seconds),
-            nonce=secrets.token_bytes(signing.NONCE_BYTES),
-        )
-        return self._answer(request, {**dict(request.headers), "Authorization": authorization})
-
-    def _answer(self, request: Request, headers: dict[str, str]) -> Answer:
-        with web.explained(self.origin, TIMEOUT_SECONDS):
-            response = self._send(
-                request.method,
-                self.origin,
-                content=request.body or None,
-                headers=headers,
-                # Past the normalising of the library: what is probed are its odd spellings.
-                extensions={"target": request.target},
-            )
-        return Answer(
-            status=response.status_code,
-            code=_code(response, request.method),
-            location=response.headers.get("Location"),
-            date=response.headers.get("Date"),
-            server=response.headers.get("Server"),
-        )
-
-
-def _code(response: httpx2.Response, method: str) -> str | None:
-    known = _CODES.get(response.status_code, set())
-    if method == "HEAD":  # which has no body to tell by
-        is_ours = known and response.headers.get("Content-Type") == "application/json"
-        return min(known) if is_ours else None
-    if len(response.content) > 100:
-        return None
-    with contextlib.suppress(Malformed):
-        match load_json(response.content):
-            case {"error": str(code), **others} if code in known and not others:
-                return code
-    return None
+        yield from Prober(Courier(place.origin, key, client)).run(place)
 
 
 class Prober:
@@ -194,7 +97,7 @@ class Prober:
             case Answer(status=status, location=str(location)) if 300 <= status < 400:
                 to = terminal.printable(urljoin(where, location))
                 return fail(name, f"{where} leads to {to}{_by(answer)}", "use that URL instead")
-            case Answer(status=status) if status in _GATEWAY_ERRORS:
+            case Answer(status=status) if status in GATEWAY_ERRORS:
                 hint = "start the application, and see whom the proxy asks"
                 return fail(name, f"{where} answers {status}{_by(answer)}", hint)
             case Answer(status=401):

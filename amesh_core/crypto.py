@@ -136,7 +136,7 @@ def verify(public: bytes, signature: bytes, message: bytes) -> None:
     if len(signature) != SIGNATURE_BYTES or signature[32:] > _HALF_ORDER_BYTES:
         raise BadSignature("signature does not verify")
     try:
-        public_key(public).verify(_der(signature), hashlib.sha256(message).digest(), _ECDSA)
+        public_key(public).verify(_der(signature), sha256(message), _ECDSA)
     except (InvalidSignature, Malformed):
         raise BadSignature("signature does not verify") from None
 

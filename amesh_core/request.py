@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from typing import Final
 
+from amesh_core import crypto
 from amesh_core.errors import MalformedRequest
 from amesh_core.identity import DeviceKey
 from amesh_core.wire import target as targets
@@ -37,7 +37,7 @@ def canonical_string(method: str, target: str, timestamp: str, nonce: str, body:
     `method` passed `check_method`, `target` is canonical, `timestamp` and `nonce` are as in a
     parsed header: none of them holds a newline, so no two requests share a string.
     """
-    digest = hashlib.sha256(body).hexdigest()
+    digest = crypto.sha256(body).hex()
     return f"AMv1\n{method}\n{target}\n{timestamp}\n{nonce}\n{digest}".encode()
 
 

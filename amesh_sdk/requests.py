@@ -23,7 +23,7 @@ try:
     from requests.exceptions import InvalidSchema
     from urllib3 import PoolManager
     from urllib3.connection import HTTPConnection
-    from urllib3.util import Retry, parse_url
+    from urllib3.util import Retry
 except ImportError as error:
     raise missing("requests", error) from None
 
@@ -41,9 +41,7 @@ class SigningAuth(AuthBase):
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
         """Sign what requests has prepared."""
         body = _hold(request)
-        # As urllib3 will write it, which encodes more than requests does.
-        target = parse_url(str(request.url)).request_uri.encode("ascii")
-        value = self._signer.sign(str(request.method), target, body)
+        value = self._signer.sign(str(request.method), request.path_url.encode("ascii"), body)
         request.headers[_AUTHORIZATION] = value
         request.register_hook("response", _refuse_second_use(request))
         return request

@@ -12,7 +12,7 @@ from time import thread_time
 from typing import Final
 
 _ROUNDS: Final = 61
-_CALLS: Final = 100
+CALLS: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,13 +28,19 @@ def compare(
     bare: Callable[[], object],
     ours: Callable[[], object],
     *,
+    before: Callable[[int], object] = int,
     rounds: int = _ROUNDS,
-    calls: int = _CALLS,
+    calls: int = CALLS,
 ) -> Comparison:
-    """Call both in turn, in blocks of `calls`; the median of the rounds is what counts."""
-    _seconds(bare, calls)
-    _seconds(ours, calls)
-    times = [(_seconds(bare, calls), _seconds(ours, calls)) for _ in range(rounds)]
+    """Call both in turn, in blocks of `calls`; the median of the rounds is what counts.
+
+    `before` makes ready, unmeasured, what the next block of each consumes.
+    """
+    times = []
+    for _ in range(rounds + 1):
+        before(calls)
+        times.append((_seconds(bare, calls), _seconds(ours, calls)))
+    del times[0]  # the first warms up
     return Comparison(
         median(one for one, _ in times),
         median(other for _, other in times),

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count, cycle
 from typing import Final
 
 from cryptography.hazmat.primitives import hashes
@@ -22,14 +23,13 @@ from amesh_core.verification import AuthMeshIdentity, Policy, RequestHead, check
 from amesh_core.wire import header
 from amesh_core.wire.encoding import instant
 from amesh_core.wire.target import canonical_target
-from bench.measuring import Comparison, compare, one_core
+from bench.measuring import CALLS, Comparison, compare, one_core
 from bench.report import Row
 
 METHOD: Final = "POST"
 TARGET: Final = b"/api/orders?b=2&a=1"
 BODY: Final = b'{"item":"a thing","amount":100,"note":"' + b"x" * 200 + b'"}'
 
-_REQUESTS: Final = 8000
 _SIGNED_AT: Final = 1_800_000_000
 _POLICY: Final = Policy()
 
@@ -58,16 +58,8 @@ def run() -> list[Row]:
 
 
 def _verifying() -> list[Row]:
-    key = BenchKey(PrivateKey.generate())
-    requests = _signed(key)
-    public = crypto.public_key(key.public)
-    pairs = _endless([_bare(request) for request in requests])
-
-    def bare() -> None:
-        signature, message = next(pairs)
-        public.verify(signature, message, ec.ECDSA(hashes.SHA256()))
-
-    result = compare(bare, _verifier(_list_of([key.public]), requests))
+    traffic = Traffic()
+    result = compare(traffic.verify_bare, traffic.verifier(()), before=traffic.arrive)
     return [
         Row("a bare P-256 verify", _microseconds(result.bare_seconds)),
         Row("a request verified, all steps", _microseconds(result.ours_seconds)),
@@ -95,13 +87,10 @@ def _signing() -> list[Row]:
 
 
 def _long_list() -> list[Row]:
-    key = BenchKey(PrivateKey.generate())
-    requests = _signed(key)
+    traffic = Traffic()
     # The others never call, so their keys need not be on the curve.
     others = [b"\x02" + number.to_bytes(32, "big") for number in range(9_999)]
-    short = _verifier(_list_of([key.public]), requests)
-    long = _verifier(_list_of([*others[:5_000], key.public, *others[5_000:]]), requests)
-    result = compare(short, long)
+    result = compare(traffic.verifier(()), traffic.verifier(others), before=traffic.arrive)
     cost = 1 / result.rate
     return [
         Row(
@@ -111,6 +100,45 @@ def _long_list() -> list[Row]:
             cost < 1.05,
         )
     ]
+
+
+class Traffic:
+    """Requests of one device, made a block at a time: on a server, too, they have just come."""
+
+    def __init__(self) -> None:
+        self._key = BenchKey(PrivateKey.generate())
+        self._public = crypto.public_key(self._key.public)
+        self._numbers = count()
+        self._arrived: list[RequestHead] = []
+        self._pairs: Iterator[tuple[bytes, bytes]] = iter(())
+
+    def arrive(self, number: int) -> None:
+        """Sign so many requests; each is good for once."""
+        self._arrived = [self._signed(next(self._numbers)) for _ in range(number)]
+        self._pairs = iter([_bare(request) for request in self._arrived])
+
+    def verify_bare(self) -> None:
+        """The P-256 operation of the next request."""
+        signature, message = next(self._pairs)
+        self._public.verify(signature, message, ec.ECDSA(hashes.SHA256()))
+
+    def verifier(self, others: Sequence[bytes]) -> Callable[[], AuthMeshIdentity]:
+        """What verifies the next request, with a store of its own and `others` on the list."""
+        middle = len(others) // 2
+        allow_list = _list_of([*others[:middle], self._key.public, *others[middle:]])
+        nonces = MemoryNonceStore(clock=time.monotonic)
+        turn = cycle(range(CALLS))
+
+        def verify() -> AuthMeshIdentity:
+            claim = check_form(self._arrived[next(turn)], _POLICY)
+            return claim.admit(allow_list, _SIGNED_AT).verify(BODY, _SIGNED_AT).spend(nonces)
+
+        return verify
+
+    def _signed(self, number: int) -> RequestHead:
+        nonce = number.to_bytes(16, "big")
+        value = sign(METHOD, TARGET, BODY, self._key, now=_SIGNED_AT, nonce=nonce)
+        return RequestHead(METHOD, TARGET, (value.encode("ascii"),), len(BODY))
 
 
 def _rate(name: str, result: Comparison, goal: float) -> Row:
@@ -130,14 +158,6 @@ def _list_of(keys: list[bytes]) -> AllowList:
     return AllowList(b"\x03" + bytes(32), tuple(devices), now)
 
 
-def _signed(key: BenchKey) -> list[RequestHead]:
-    values = (
-        sign(METHOD, TARGET, BODY, key, now=_SIGNED_AT, nonce=number.to_bytes(16, "big"))
-        for number in range(_REQUESTS)
-    )
-    return [RequestHead(METHOD, TARGET, (value.encode("ascii"),), len(BODY)) for value in values]
-
-
 def _bare(request: RequestHead) -> tuple[bytes, bytes]:
     """The same signature in DER, and the message that it covers."""
     credential = header.parse(request.authorization)
@@ -146,19 +166,3 @@ def _bare(request: RequestHead) -> tuple[bytes, bytes]:
         METHOD, canonical_target(TARGET), credential.timestamp, credential.nonce, BODY
     )
     return encode_dss_signature(int.from_bytes(r, "big"), int.from_bytes(s, "big")), message
-
-
-def _verifier(allow_list: AllowList, requests: list[RequestHead]) -> Callable[[], AuthMeshIdentity]:
-    nonces = MemoryNonceStore(clock=time.monotonic)
-    remaining = iter(requests)  # each is good for once
-
-    def verify() -> AuthMeshIdentity:
-        claim = check_form(next(remaining), _POLICY)
-        return claim.admit(allow_list, _SIGNED_AT).verify(BODY, _SIGNED_AT).spend(nonces)
-
-    return verify
-
-
-def _endless(items: list[tuple[bytes, bytes]]) -> Iterator[tuple[bytes, bytes]]:
-    while True:
-        yield from items

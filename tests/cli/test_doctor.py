@@ -16,7 +16,7 @@ from urllib.parse import unquote
 import httpx2
 import pytest
 
-from amesh_cli import checks, probes, probing
+from amesh_cli import checks, courier, probes, probing
 from amesh_cli.checks import Check, Verdict
 from amesh_core.allow_list import AllowList
 from amesh_core.allow_list import Device as Entry
@@ -25,7 +25,7 @@ from tests.sdk.service import Service
 from tests.support.asgi import Served, answer, listening, serving
 from tests.support.cli import amesh
 from tests.support.home import make_home, make_peer, record
-from tests.support.proxy import Change, Passing, needs_nginx, nginx, proxy
+from tests.support.proxy import Change, Passing, nginx, proxy
 from tests.support.relay import relay_url
 
 NOWHERE = "ws://127.0.0.1:9/ws"
@@ -459,6 +459,15 @@ def test_a_path_that_is_left_open_cannot_be_judged(
     assert "exclude" in found["server"].hint
 
 
+def test_an_answer_that_never_ends_is_not_read_to_its_end(
+    devices: tuple[Device, Device], service: Served
+) -> None:
+    assert "path" not in failed(probed(f"{service.url}/forever", devices[1]))
+    long = answer("400 Bad", body=b"x" * 200).replace(b"Length: 200", b"Length: 2000000000")
+    with listening(lambda _: long) as server:
+        assert "answers 400" in probed(server.url, devices[1])["server"].message
+
+
 def test_nobody_there_is_a_failure_in_words(devices: tuple[Device, Device]) -> None:
     found = probed("http://127.0.0.1:9/", devices[1])
     assert "cannot be reached" in found["server"].message
@@ -469,11 +478,11 @@ def test_a_clock_that_is_wrong_hides_nothing_else(
 ) -> None:
     """The probes are stamped by the server's clock, so they still find what they look for."""
     with httpx2.Client(trust_env=False) as client:
-        courier = probing.Courier(
-            service.url, devices[1].home.key(), client.request, clock=lambda: time.time() - 600
+        sending = courier.Courier(
+            service.url, devices[1].home.key(), client, clock=lambda: time.time() - 600
         )
         place = probing.Place(service.url, "/orders")
-        found = {check.name: check for check in probing.Prober(courier).run(place)}
+        found = {check.name: check for check in probing.Prober(sending).run(place)}
     assert failed(found).keys() == {"clock"}
     assert "behind" in found["clock"].message
 
@@ -572,7 +581,6 @@ def test_every_guess_differs_from_what_was_sent() -> None:
 # --- nginx ------------------------------------------------------------------------------
 
 
-@needs_nginx
 @pytest.mark.parametrize(
     ("location", "path", "wrong"),
     [

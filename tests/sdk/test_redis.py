@@ -189,6 +189,7 @@ def test_the_url_is_really_used(server: RedisServer, tmp_path: Path, spend: Spen
         "redis://:hunter2@host?sockettimeout=1",
         "redis://:hunter2@[::1",
         "unix://",
+        "unix+cluster://host",
     ],
 )
 def test_a_url_that_cannot_be_used_is_refused_at_once(url: str) -> None:

@@ -43,7 +43,8 @@ def uvicorn_workers(
         assert process.stderr is not None
         for line in process.stderr:
             log.append(line)
-            if sum("Application startup complete" in said for said in log) == number:
+            whole = "".join(log)
+            if whole.count("Application startup complete") == number and "running on" in whole:
                 ready.set()
 
     reader = threading.Thread(target=read)

@@ -12,12 +12,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-import pytest
-
 from tests.support.asgi import PATIENCE_SECONDS, Served
 
 NGINX: Final = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
-needs_nginx: Final = pytest.mark.skipif(NGINX is None, reason="apt-get install nginx-light")
 
 
 @dataclass(frozen=True)
@@ -102,7 +99,7 @@ def proxy(upstream: Served, change: Change) -> Iterator[Served]:
 @contextmanager
 def nginx(upstream: Served, directory: Path, *location: str) -> Iterator[Served]:
     """A real nginx with one location, the lines of which may name `{upstream}`."""
-    assert NGINX is not None
+    assert NGINX is not None, "this test needs nginx: make parts, or apt-get install nginx-light"
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     places = "".join(

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 
+from aiohttp import web
+from aiohttp.test_utils import TestClient, TestServer
+from aiohttp.typedefs import Handler
+
 from amesh_core.settings import Settings
+from amesh_core.verification import AuthMeshIdentity
+from amesh_sdk.aiohttp_server import AUTH_MESH, auth_mesh_middleware
 from tests.sdk.devices import Device
 from tests.sdk.servers.processes import AIOHTTP, call, running, started
 
@@ -62,6 +69,32 @@ def test_the_apps_own_limit_counts_too(target: Device, controller: Device) -> No
         answer = call(server, "POST", "/echo/x", by=controller, body=b"x" * 5_000_000)
         assert answer.status == 413
         assert answer.body != b'{"error":"payload_too_large"}'
+
+
+def test_nobody_else_says_who_the_caller_is(target: Device, controller: Device) -> None:
+    """Neither a middleware in front, on paths that are verified or left open."""
+
+    @web.middleware
+    async def planting(request: web.Request, handler: Handler) -> web.StreamResponse:
+        request[AUTH_MESH] = AuthMeshIdentity("am_root", "root", 0)
+        return await handler(request)
+
+    async def who(request: web.Request) -> web.Response:
+        known = request.get(AUTH_MESH)
+        return web.json_response(known.device_id if known else None)
+
+    ours = auth_mesh_middleware(settings=target.settings, exclude=("/open",))
+    app = web.Application(middlewares=[planting, ours])
+    app.router.add_get("/open", who)
+    app.router.add_get("/who", who)
+
+    async def ask() -> list[object]:
+        async with TestClient(TestServer(app)) as client:
+            headers = {"Authorization": controller.sign("GET", "/who").decode()}
+            answers = [await client.get("/open"), await client.get("/who", headers=headers)]
+            return [await answer.json() for answer in answers]
+
+    assert asyncio.run(ask()) == [None, controller.device_id]
 
 
 def test_without_an_identity_nothing_starts(target: Device) -> None:
