@@ -59,6 +59,8 @@ class Guard:
         self._policy = policy
         self._nonces = MemoryNonceStore(clock=time.monotonic) if nonces is None else nonces
         self._clock = clock
+        # Asked once: looking into a function costs as much as parsing a header.
+        self._awaits = inspect.iscoroutinefunction(self._nonces.spend)
         self._skew_noted: dict[str, int] = {}  # device id -> when it was last warned about
         self._alone = isinstance(self._nonces, MemoryNonceStore)
         if (count := announced_workers(sys.argv, os.environ)) > 1:
@@ -133,7 +135,7 @@ class Guard:
         return Watch(head, self._now) if self._home.debug_requests else _UNWATCHED
 
     def _blocking_store(self) -> NonceStore:
-        if inspect.iscoroutinefunction(self._nonces.spend):
+        if self._awaits:
             raise UsageError("this nonce store needs an event loop, and a WSGI server has none")
         return cast("NonceStore", self._nonces)
 
@@ -154,7 +156,7 @@ class Guard:
         return identity
 
     async def _spend(self, verified: Verified) -> AuthMeshIdentity:
-        if inspect.iscoroutinefunction(self._nonces.spend):
+        if self._awaits:
             return await verified.aspend(cast("AsyncNonceStore", self._nonces))
         if (aspend := getattr(self._nonces, "aspend", None)) is not None:
             return await verified.aspend(cast("AsyncNonceStore", _InEventLoop(aspend)))

@@ -19,14 +19,16 @@ def head_of(method: str, target: bytes, headers: Iterable[tuple[bytes, bytes]]) 
     Raises:
         MalformedRequest: the Content-Length is not one number.
     """
-    # A server that forgets to lower the case must not hide a second line.
-    lines = [(name.lower(), value) for name, value in headers]
-    lengths = {value for name, value in lines if name == b"content-length"}
+    authorization: list[bytes] = []
+    lengths: set[bytes] = set()
+    for name, value in headers:
+        # A server that forgets to lower the case must not hide a second line.
+        match name.lower():
+            case b"authorization":
+                authorization.append(value)
+            case b"content-length":
+                lengths.add(value)
     if len(lengths) > 1 or not all(map(_CONTENT_LENGTH.fullmatch, lengths)):
         raise MalformedRequest("the Content-Length is not one number")
-    return RequestHead(
-        method=method,
-        target=target,
-        authorization=tuple(value for name, value in lines if name == b"authorization"),
-        content_length=int(lengths.pop()) if lengths else None,
-    )
+    content_length = int(lengths.pop()) if lengths else None
+    return RequestHead(method, target, tuple(authorization), content_length)

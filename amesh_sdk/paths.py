@@ -55,7 +55,8 @@ def target_as_sent(scope: Mapping[str, Any]) -> bytes:
     query: bytes = scope.get("query_string", b"")
     root: str = scope.get("root_path", "")
     _check_routed_path(raw, root, scope["path"])
-    raw = _with_prefix(raw, root)
+    if root:
+        raw = _with_prefix(raw, root)
     return raw + b"?" + query if query else raw
 
 
@@ -86,6 +87,8 @@ def wsgi_scope(
 
 
 def _wsgi_text(text: str) -> str:
+    if text.isascii():
+        return text
     return text.encode("latin-1", "backslashreplace").decode("utf-8", "replace")  # PEP 3333
 
 
@@ -110,7 +113,7 @@ def _check_routed_path(raw: bytes, root: str, path: str) -> None:
 def _with_prefix(raw: bytes, root: str) -> bytes:
     sent = unquote_to_bytes(raw).decode("utf-8", "replace")
     root = root.rstrip("/")
-    if not root or not raw.startswith(b"/") or sent == root or sent.startswith(root + "/"):
+    if not raw.startswith(b"/") or sent == root or sent.startswith(root + "/"):
         return raw
     if not _PLAIN_PREFIX.fullmatch(root):
         raise UsageError(f"the root path {root!r} could be spelt in several ways: use plain ASCII")

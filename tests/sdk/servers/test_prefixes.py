@@ -16,6 +16,10 @@ ROOT_PATHS = {
     "django-uvicorn": asgi("uvicorn", "django_app:app", TEST_DJANGO="asgi").with_options(
         "--root-path", "/api", "--lifespan", "off"
     ),
+    # FORCE_SCRIPT_NAME, which Django's own router goes by.
+    "django-uvicorn-forced": asgi(
+        "uvicorn", "django_app:app", TEST_DJANGO="asgi", TEST_SCRIPT_NAME="/api"
+    ).with_options("--lifespan", "off"),
     "django-gunicorn": wsgi("gunicorn", "django_app:app", TEST_SCRIPT_NAME="/api"),
 }
 

@@ -56,12 +56,13 @@ def test_several_workers_are_warned_that_they_share_no_nonces(
         assert call(server, "GET", "/echo/x", by=controller).status == 200
 
 
+@pytest.mark.parametrize("app", ["wsgi_app:app", "flask_app:app", "django_app:app"])
 def test_workers_in_a_configuration_file_are_noticed_with_the_first_request(
-    target: Device, controller: Device, tmp_path: Path
+    app: str, target: Device, controller: Device, tmp_path: Path
 ) -> None:
     configuration = tmp_path / "gunicorn.conf.py"
     configuration.write_text("workers = 2\n")
-    program = wsgi("gunicorn").with_options("--config", str(configuration))
+    program = wsgi("gunicorn", app).with_options("--config", str(configuration))
     with running(program, target.home.directory) as server:
         assert call(server, "GET", "/echo/x", by=controller).status == 200
         server.log.wait_for(WARNING + "this server says that it runs several processes")
