@@ -11,18 +11,22 @@ INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint c
 demo: $(VENV)/.for-demo
 	@$(BIN)/amesh demo
 
-test: $(VENV)/.for-work parts
+test: $(VENV)/.for-work
 	$(BIN)/pytest
 
-# The servers that tests start for real, of the system's own packages.
+# What tests start for real, and what the extra `tpm` is built with: the system's own packages.
 parts:
 	@missing=''; \
-	command -v redis-server >/dev/null || missing='redis-server'; \
-	PATH=$$PATH:/usr/sbin command -v nginx >/dev/null || missing="$$missing nginx-light"; \
+	need() { PATH=$$PATH:/usr/sbin command -v $$1 >/dev/null || missing="$$missing $$2"; }; \
+	need redis-server redis-server; need nginx nginx-light; \
+	need gcc 'gcc libc6-dev'; need pkg-config pkg-config; \
+	pkg-config --exists tss2-esys 2>/dev/null || missing="$$missing libtss2-dev"; \
+	need swtpm swtpm; need swtpm_setup swtpm-tools; need tpm2_sign tpm2-tools; \
+	need gnome-keyring-daemon gnome-keyring; need dbus-run-session dbus; \
 	[ -z "$$missing" ] && exit 0; \
-	echo "The tests need $$missing."; \
+	echo "The tests need$$missing."; \
 	[ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null || \
-	  { echo "Install it, on Debian: sudo apt-get install $$missing"; exit 1; }; \
+	  { echo "Install it, on Debian: sudo apt-get install$$missing"; exit 1; }; \
 	apt-get update -qq && \
 	  DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends $$missing
 
@@ -52,7 +56,7 @@ $(VENV)/.for-demo: pyproject.toml constraints.txt | $(BIN)/pip
 	@$(INSTALL) '.[demo]'
 	@touch $@
 
-$(VENV)/.for-work: pyproject.toml constraints.txt | $(BIN)/pip
+$(VENV)/.for-work: pyproject.toml constraints.txt | parts $(BIN)/pip
 	@echo 'Installing amesh and the tools of development into $(VENV) ...'
 	@$(INSTALL) '.[dev]'
 	@touch $@

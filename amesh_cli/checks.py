@@ -196,7 +196,9 @@ def _files(directory: Path) -> Check:
 
 
 def _back_end(home: Home) -> str:
-    keystore.open_store(home.backend, home.directory, bytes)
+    keystore.open_store(
+        home.backend, home.directory, keystore.Means(bytes, here.settings().tpm_tcti)
+    )
     return home.backend
 
 

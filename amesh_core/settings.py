@@ -23,11 +23,15 @@ class Settings:
     credentials_directory: Path | None = None
     relay_url: str | None = None
     debug_requests: bool = False
+    tpm_tcti: str | None = None
+    bootstrap_token: str | None = field(default=None, repr=False)
+    bootstrap_token_file: Path | None = None
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Settings:
         """Read AUTH_MESH_DIR, AUTH_MESH_PASSPHRASE, AMESH_PASSPHRASE_FILE, AMESH_RELAY_URL,
-        CREDENTIALS_DIRECTORY and AMESH_DEBUG_REQUESTS.
+        CREDENTIALS_DIRECTORY, AMESH_DEBUG_REQUESTS, AMESH_TPM_TCTI, TPM2TOOLS_TCTI,
+        AMESH_BOOTSTRAP_TOKEN and AMESH_BOOTSTRAP_TOKEN_FILE.
         """
         directory = environ.get("AUTH_MESH_DIR")
         return cls(
@@ -37,6 +41,9 @@ class Settings:
             credentials_directory=_path(environ.get("CREDENTIALS_DIRECTORY")),
             relay_url=environ.get("AMESH_RELAY_URL") or None,
             debug_requests=environ.get("AMESH_DEBUG_REQUESTS") not in (None, "", "0"),
+            tpm_tcti=environ.get("AMESH_TPM_TCTI") or environ.get("TPM2TOOLS_TCTI") or None,
+            bootstrap_token=environ.get("AMESH_BOOTSTRAP_TOKEN") or None,
+            bootstrap_token_file=_path(environ.get("AMESH_BOOTSTRAP_TOKEN_FILE")),
         )
 
 

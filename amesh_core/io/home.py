@@ -130,7 +130,9 @@ class Home:
             raise UsageError(str(error)) from None
         if max_controllers < 1:
             raise UsageError("a device has room for at least one controller")
-        choice = keystore.detect() if backend is None else keystore.Choice(backend, {})
+        secret = _NewPassphrase(settings)
+        means = keystore.Means(secret, settings.tpm_tcti)
+        choice = keystore.detect(means) if backend is None else keystore.Choice(backend, {})
         directory = settings.directory
         disk.make_directory(directory)
         disk.check_directory(directory)
@@ -141,8 +143,7 @@ class Home:
             if not replace and (present := identity_file.read(directory)) is not None:
                 raise IdentityExists(present.device_id, str(directory))
             with staging.staged(directory) as stage:
-                secret = _NewPassphrase(settings)
-                store = keystore.open_store(choice.backend, stage, secret)
+                store = keystore.open_store(choice.backend, stage, means)
                 key = store.create()
                 file = IdentityFile(
                     device_id=identity.device_id(key.public),
@@ -276,7 +277,8 @@ class Home:
             used.append(passphrase.find(self._settings, self.directory, self._file.passphrase))
             return used[0].secret
 
-        store = keystore.open_store(self.backend, self.directory, secret)
+        means = keystore.Means(secret, self._settings.tpm_tcti)
+        store = keystore.open_store(self.backend, self.directory, means)
         try:
             return store.load(self._file.key_alias, self.identity.public_key)
         except WrongPassphrase as error:

@@ -7,7 +7,7 @@ and is chosen once, at `init`; from then on identity.json names it and nothing f
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import Final, Protocol, cast
@@ -16,6 +16,17 @@ from amesh_core.errors import BackendUnavailable
 from amesh_core.identity import DeviceKey
 
 Passphrase = Callable[[], bytes]  # asked only by a back end that needs one
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """What this process's environment gives the back ends to work with.
+
+    `tpm_tcti` is the TPM to talk to, as tpm2-tss spells it; None is the one of this machine.
+    """
+
+    passphrase: Passphrase = field(repr=False)
+    tpm_tcti: str | None = None
 
 
 class KeyStore(Protocol):
@@ -54,10 +65,10 @@ class KeyStore(Protocol):
 class Backend(Protocol):
     """What the module of a back end has."""
 
-    def why_not(self) -> str | None:
+    def why_not(self, means: Means) -> str | None:
         """Why it cannot be used on this machine, or None if it can."""
 
-    def open_store(self, directory: Path, passphrase: Passphrase) -> KeyStore:
+    def open_store(self, directory: Path, means: Means) -> KeyStore:
         """The keys of one directory."""
 
 
@@ -75,7 +86,7 @@ class Choice:
     reasons: Mapping[str, str]
 
 
-def detect() -> Choice:
+def detect(means: Means) -> Choice:
     """Choose the best back end that works here; only `init` does.
 
     Raises:
@@ -84,7 +95,7 @@ def detect() -> Choice:
     reasons: dict[str, str] = {}
     for name in BACKENDS:
         try:
-            _backend(name)
+            _backend(name, means)
         except BackendUnavailable as error:
             reasons[name] = error.reason
         else:
@@ -92,22 +103,22 @@ def detect() -> Choice:
     raise BackendUnavailable("best", "; ".join(f"{k}: {v}" for k, v in reasons.items()))
 
 
-def open_store(name: str, directory: Path, passphrase: Passphrase) -> KeyStore:
+def open_store(name: str, directory: Path, means: Means) -> KeyStore:
     """The keys of one directory in the back end that identity.json names.
 
     Raises:
         BackendUnavailable: no such back end, or it cannot be used on this machine.
     """
-    return _backend(name).open_store(directory, passphrase)
+    return _backend(name, means).open_store(directory, means)
 
 
-def _backend(name: str) -> Backend:
+def _backend(name: str, means: Means) -> Backend:
     try:
         module = cast(Backend, import_module(BACKENDS[name]))
     except KeyError:
         raise BackendUnavailable(name, f"choose one of {', '.join(BACKENDS)}") from None
     except ImportError as error:
         raise BackendUnavailable(name, f"{error.name} is not installed") from error
-    if reason := module.why_not():
+    if reason := module.why_not(means):
         raise BackendUnavailable(name, reason)
     return module

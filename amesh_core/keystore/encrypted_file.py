@@ -12,7 +12,7 @@ from typing import Final
 from amesh_core import crypto, disk
 from amesh_core.errors import BadBox, KeyFileDamaged, KeyMissing, Malformed, WrongPassphrase
 from amesh_core.identity import DeviceKey, device_id
-from amesh_core.keystore import Passphrase
+from amesh_core.keystore import Means, Passphrase
 from amesh_core.wire.files import Argon2Cost, KeyFile, check_alias
 
 # What new files get: 180-220 ms here, the second choice of RFC 9106 section 4 with one lane.
@@ -23,14 +23,14 @@ _MATERIAL_SALT: Final = b"amesh-hmac-material-v1"
 _SEAL_SALT: Final = b"amesh-allow-list-integrity-v1"
 
 
-def why_not() -> str | None:
+def why_not(means: Means) -> str | None:  # noqa: ARG001 the signature is that of all back ends
     """Nothing speaks against it, on any machine."""
     return None
 
 
-def open_store(directory: Path, passphrase: Passphrase) -> EncryptedFileStore:
+def open_store(directory: Path, means: Means) -> EncryptedFileStore:
     """The keys in `<directory>/keys`."""
-    return EncryptedFileStore(directory, passphrase, COST)
+    return EncryptedFileStore(directory, means.passphrase, COST)
 
 
 class EncryptedFileStore:

@@ -22,7 +22,7 @@ from amesh_core.errors import (
     WrongPassphrase,
 )
 from amesh_core.identity import device_id
-from amesh_core.keystore import KeyStore, encrypted_file
+from amesh_core.keystore import KeyStore, Means, encrypted_file
 from amesh_core.keystore.encrypted_file import EncryptedFileStore
 from amesh_core.wire.files import Argon2Cost, KeyFile
 from tests.support import vectors
@@ -49,6 +49,7 @@ REFUSED_BY_BOTH: Final = {
     "bad alias (path traversal)": KeyFileDamaged,
     "alias with dot": KeyFileDamaged,
 }
+MEANS: Final = Means(PASSPHRASE.encode)
 _HALF_ORDER: Final = 0x7FFFFFFF800000007FFFFFFFFFFFFFFFDE737D56D38BCF4279DCE5617E3192A8
 
 
@@ -201,7 +202,7 @@ def test_a_public_key_beside_the_wrong_ciphertext_is_found_out(tmp_path: Path) -
 
 
 def test_new_key_files_cost_an_attacker_what_they_must(tmp_path: Path) -> None:
-    store = encrypted_file.open_store(tmp_path, PASSPHRASE.encode)
+    store = encrypted_file.open_store(tmp_path, Means(PASSPHRASE.encode))
     key = store.create()
     path = tmp_path / "keys" / f"{device_id(key.public)}.key.json"
     assert KeyFile.parse(path.read_bytes()).cost == Argon2Cost(t=3, m=65536, p=1)
@@ -289,11 +290,11 @@ class HardwareModule(ModuleType):
 
     reason: str | None = None
 
-    def why_not(self) -> str | None:
+    def why_not(self, means: Means) -> str | None:
         return self.reason
 
-    def open_store(self, directory: Path, passphrase: keystore.Passphrase) -> KeyStore:
-        return EncryptedFileStore(directory, passphrase, CHEAP)
+    def open_store(self, directory: Path, means: Means) -> KeyStore:
+        return EncryptedFileStore(directory, means.passphrase, CHEAP)
 
 
 @pytest.fixture
@@ -307,17 +308,17 @@ def chip(monkeypatch: pytest.MonkeyPatch) -> HardwareModule:
 
 
 def test_without_hardware_keys_live_in_files() -> None:
-    assert keystore.detect() == keystore.Choice("encrypted-file", {})
-    assert not encrypted_file.open_store(Path(), bytes).hardware_bound
+    assert keystore.detect(MEANS) == keystore.Choice("encrypted-file", {})
+    assert not encrypted_file.open_store(Path(), MEANS).hardware_bound
 
 
 def test_the_best_back_end_is_chosen(chip: HardwareModule) -> None:
-    assert keystore.detect() == keystore.Choice("chip", {})
+    assert keystore.detect(MEANS) == keystore.Choice("chip", {})
 
 
 def test_a_back_end_that_is_not_chosen_says_why(chip: HardwareModule) -> None:
     chip.reason = "no chip in this machine"
-    choice = keystore.detect()
+    choice = keystore.detect(MEANS)
     assert choice == keystore.Choice("encrypted-file", {"chip": "no chip in this machine"})
 
 
@@ -325,24 +326,24 @@ def test_a_back_end_that_is_not_installed_says_so(
     chip: HardwareModule, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delitem(sys.modules, "tests.support.chip")
-    assert keystore.detect().backend == "encrypted-file"
-    assert "tests.support.chip is not installed" in keystore.detect().reasons["chip"]
+    assert keystore.detect(MEANS).backend == "encrypted-file"
+    assert "tests.support.chip is not installed" in keystore.detect(MEANS).reasons["chip"]
 
 
 def test_no_back_end_at_all(chip: HardwareModule, monkeypatch: pytest.MonkeyPatch) -> None:
     chip.reason = "no chip in this machine"
     monkeypatch.delitem(keystore.BACKENDS, "encrypted-file")
     with pytest.raises(BackendUnavailable, match="no chip in this machine"):
-        keystore.detect()
+        keystore.detect(MEANS)
 
 
 def test_nothing_falls_back(chip: HardwareModule, tmp_path: Path) -> None:
     """The identity names its back end; another one would hold another key."""
     chip.reason = "the chip was taken out"
     with pytest.raises(BackendUnavailable, match="taken out"):
-        keystore.open_store("chip", tmp_path, PASSPHRASE.encode)
+        keystore.open_store("chip", tmp_path, MEANS)
 
 
 def test_a_back_end_nobody_knows(tmp_path: Path) -> None:
     with pytest.raises(BackendUnavailable, match="choose one of encrypted-file"):
-        keystore.open_store("abacus", tmp_path, PASSPHRASE.encode)
+        keystore.open_store("abacus", tmp_path, MEANS)
