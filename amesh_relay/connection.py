@@ -1,130 +1,263 @@
-"""One socket, guarded where websockets leaves it to the application.
+"""One socket: a WebSocket (RFC 6455) in one object, without a task and without a queue.
 
-Before the handshake: a socket that never finishes it holds memory and a file descriptor all
-the same, so sockets are counted as soon as they are accepted.
+asyncio hands in bytes, `ServerProtocol` of websockets makes frames of them, and the house
+decides at once. What it has to say is written at once too, so nothing waits here but what the
+kernel did not take, and that has a limit:
 
-Under backpressure: websockets answers pings without waiting for room and waits without an
-end for room to send its own, so a peer that sends and never reads would grow our memory or
-stay for ever. Here it is not read from while it does not read, and is cut when that lasts.
+    a peer that does not read            is not read from, and is cut when that lasts
+    a peer that writes to such a one     is not read from either, until there is room again
+
+websockets' own connections wait for room with a task and a queue each, which costs twice the
+memory and most of the time of a ceremony (docs/decisions/0020).
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
 from ipaddress import ip_address
-from typing import ClassVar, Final
+from typing import Final, Protocol, cast
 
-from websockets.asyncio.server import ServerConnection
+from websockets.frames import CloseCode, Frame, Opcode
+from websockets.http11 import Request, Response
+from websockets.protocol import State
+from websockets.server import ServerProtocol
 
-from amesh_relay.addresses import Network, client_address, client_of
-from amesh_relay.limits import Limits, Tally
+from amesh_core.wire.relay import MAX_FRAME_BYTES
 
-# At least 3 KiB/s, for the 64 KiB frame that may be waiting; a modem of 1998 does that.
-SLOW_PEER_SECONDS: Final = 20.0
-# Sockets over the limit of connections that may exist for a moment: in the handshake, being
-# told that they are too many, or closing. One client may have as many again as it may have
-# connections.
-SPARE_SOCKETS: Final = 1000
+# What may wait to be sent to a peer before whoever writes to it has to wait.
+WRITE_LIMIT_BYTES: Final = 32 * 1024
+# Taken out before the next socket is read: others wait that long, so a few ms and not more.
+READ_BUFFER_BYTES: Final = 16 * 1024
 
+# A message comes in one piece from every program that is known; empty pieces cost time, too.
+MAX_FRAGMENTS: Final = 64
 
-class Doors:
-    """All accepted sockets, counted per client and in all."""
-
-    def __init__(self, limits: Limits, trusted_proxies: Sequence[Network]) -> None:
-        self._trusted_proxies = trusted_proxies
-        self.max_sockets = limits.max_connections + SPARE_SOCKETS
-        self._tally: Tally[bytes] = Tally(2 * limits.max_connections_per_address, self.max_sockets)
-        self._inside: dict[RelayConnection, bytes] = {}
-
-    def connection_type(self) -> type[RelayConnection]:
-        """What websockets is to make connections of, so that they pass these doors."""
-
-        class Connection(RelayConnection):
-            doors = self
-
-        return Connection
-
-    def enter(self, connection: RelayConnection) -> bool:
-        """Let a socket in; False when it has to go."""
-        address = client_address(connection.peer, [], ())
-        if any(address in network for network in self._trusted_proxies):
-            # Whom a proxy speaks for is not known before the handshake.
-            key = connection.id.bytes
-        else:
-            key = client_of(address)
-        if not self._tally.enter(key):
-            return False
-        self._inside[connection] = key
-        return True
-
-    def leave(self, connection: RelayConnection) -> None:
-        """A socket is closed, whether it had been let in or not."""
-        key = self._inside.pop(connection, None)
-        if key is not None:
-            self._tally.leave(key)
-
-    def abort_all(self) -> None:
-        """Cut all sockets."""
-        for connection in list(self._inside):
-            connection.transport.abort()
+_DATA_OPCODES: Final = (Opcode.TEXT, Opcode.BINARY, Opcode.CONT)
 
 
-class RelayConnection(ServerConnection):
-    """A connection that stops reading while it cannot write, and is cut when that lasts."""
+class House(Protocol):
+    """What a connection belongs to; every method returns at once."""
 
-    doors: ClassVar[Doors]
-    peer: str
-    _stall: asyncio.TimerHandle | None = None
-    _writable: asyncio.Event | None = None
+    read_buffer: memoryview
 
-    async def flushed(self) -> None:
-        """Wait until what was sent is below the write limit, or the connection is lost."""
-        if self._writable is not None:
-            await self._writable.wait()
+    def enter(self, connection: Connection) -> bool:
+        """A socket was accepted; False when it has to go."""
+
+    def answer(self, connection: Connection, request: Request) -> Response | None:
+        """It asks for something: this answer, or None for what only a WebSocket can be."""
+
+    def open(self, connection: Connection, request: Request) -> None:
+        """The handshake is over; it is a WebSocket now."""
+
+    def receive(self, connection: Connection, message: str | bytes) -> None:
+        """It sent a whole message; binary ones are bytes."""
+
+    def stalled(self, connection: Connection, is_stalled: bool) -> None:
+        """It has stopped to read, or begins again."""
+
+    def closing(self, connection: Connection) -> None:
+        """Its end was said; the other side has a moment to agree."""
+
+    def leave(self, connection: Connection) -> None:
+        """The socket is closed."""
+
+
+class Connection(asyncio.BufferedProtocol):
+    """A socket of a house; its number is never used twice."""
+
+    __slots__ = (
+        "_blocking",
+        "_fragments",
+        "_has_ended",
+        "_house",
+        "_is_text",
+        "_transport",
+        "_waiting_for",
+        "_websocket",
+        "is_alive",
+        "number",
+        "peer",
+    )
+
+    def __init__(self, house: House, number: int) -> None:
+        self.number = number
+        self.is_alive = True  # whether it was heard of since it was last asked
+        self.peer = "::"
+        self._house = house
+        self._transport: asyncio.Transport
+        self._websocket = ServerProtocol(max_size=MAX_FRAME_BYTES, logger=quiet_logger())
+        self._fragments: list[bytes] = []  # of a message that is not whole yet
+        self._is_text = False
+        self._has_ended = False  # whether our direction is closed
+        # Whom it must not outrun, and who must not outrun it; mostly nobody, so mostly nothing.
+        self._waiting_for: set[Connection] | None = None
+        self._blocking: set[Connection] | None = None
+
+    # --- what asyncio calls -------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Called by asyncio: a socket was accepted."""
-        super().connection_made(transport)
+        """A socket was accepted."""
+        self._transport = cast(
+            asyncio.Transport, transport
+        )  # of a stream; uvloop's are no subclass
+        self._transport.set_write_buffer_limits(WRITE_LIMIT_BYTES)
         # macOS has no name for a peer that is gone before it was accepted.
         name = transport.get_extra_info("peername")
-        self.peer = str(ip_address(name[0])) if name else "::"
-        if not self.doors.enter(self):
-            self.transport.abort()
+        if name:
+            self.peer = str(ip_address(name[0]))
+        if not self._house.enter(self):
+            self._transport.abort()
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Called by asyncio: the socket is closed."""
-        super().connection_lost(exc)
-        self.doors.leave(self)
-        self._go_on()
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 the buffer is what it is
+        """One for all connections: it is empty again before another is read."""
+        return self._house.read_buffer
 
-    def data_received(self, data: bytes) -> None:
-        """Called by asyncio: something came in."""
-        super().data_received(data)
-        # Here and not in pause_writing: taking a frame from the queue resumes reading too.
-        if self.paused:
-            self.transport.pause_reading()
+    def buffer_updated(self, nbytes: int) -> None:
+        """Something came in."""
+        self.is_alive = True
+        websocket = self._websocket
+        websocket.receive_data(bytes(self._house.read_buffer[:nbytes]))
+        for event in websocket.events_received():
+            if isinstance(event, Frame):
+                if event.opcode in _DATA_OPCODES:
+                    self._take(event)
+            elif isinstance(event, Request):
+                self._shake(event)
+                if not self.is_open:
+                    break  # it has its answer; what follows was parsed before that was known
+        if websocket.writes:
+            self.flush()
+
+    def eof_received(self) -> bool:
+        """The other side will send nothing more; True leaves our direction open."""
+        self._websocket.receive_eof()
+        self.flush()
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 how it ended is all one
+        """The socket is closed."""
+        self._unblock()
+        for other in self._waiting_for or ():
+            if other._blocking:
+                other._blocking.discard(self)
+        self._house.leave(self)
 
     def pause_writing(self) -> None:
-        """Called by asyncio: more than the write limit waits to be sent."""
-        super().pause_writing()
-        self._writable = asyncio.Event()
-        self._stall = self.loop.call_later(SLOW_PEER_SECONDS, self.transport.abort)
+        """More than the write limit waits to be sent."""
+        self._blocking = set()
+        self._house.stalled(self, True)
+        # It is answered (pongs, errors) as long as it sends, so it must not send on.
+        self.hold_back_for(self)
 
     def resume_writing(self) -> None:
-        """Called by asyncio: there is room again."""
-        super().resume_writing()
-        self._go_on()
-        # Unless its queue of frames is full, and wants no more either.
-        if not self.recv_messages.paused:
-            self.transport.resume_reading()
+        """There is room again."""
+        self._house.stalled(self, False)
+        self._unblock()
 
-    def _go_on(self) -> None:
-        if self._stall is not None and self._writable is not None:
-            self._stall.cancel()
-            self._writable.set()
-            self._stall = self._writable = None
+    # --- what the house calls -----------------------------------------------------------
+
+    @property
+    def is_open(self) -> bool:
+        """Whether messages can be sent."""
+        return self._websocket.state is State.OPEN
+
+    @property
+    def is_blocked(self) -> bool:
+        """Whether more waits to be sent than may."""
+        return self._blocking is not None
+
+    def send(self, text: str) -> None:
+        """Send a message, at the next `flush`; nothing happens when it is too late for that."""
+        if self._websocket.state is State.OPEN:
+            self._websocket.send_text(text.encode())
+
+    def ping(self) -> None:
+        """Ask whether it is there."""
+        if self._websocket.state is State.OPEN:
+            self.is_alive = False
+            self._websocket.send_ping(b"")
+            self.flush()
+
+    def close(self, code: int) -> None:
+        """Begin the end, at the next `flush`, after what was sent before."""
+        if self._websocket.state is State.OPEN:
+            self._websocket.send_close(code)
+            self._house.closing(self)
+
+    def abort(self) -> None:
+        """Cut it."""
+        self._transport.abort()
+
+    def flush(self) -> None:
+        """Hand what there is to send to the kernel, in one piece."""
+        data = b"".join(self._websocket.data_to_send())
+        transport = self._transport
+        if data:
+            transport.write(data)
+        if self._websocket.eof_sent and not self._has_ended:
+            self._has_ended = True
+            self._house.closing(self)
+            # Only our half where that can be: what is on its way to the peer must arrive.
+            if transport.can_write_eof():
+                transport.write_eof()
+            else:
+                transport.close()
+
+    def hold_back_for(self, slow: Connection) -> None:
+        """Read nothing from this one until `slow` has room again."""
+        if slow._blocking is None:
+            return
+        slow._blocking.add(self)
+        if self._waiting_for is None:
+            self._waiting_for = set()
+        self._waiting_for.add(slow)
+        self._transport.pause_reading()
+
+    # --- inside -------------------------------------------------------------------------
+
+    def _unblock(self) -> None:
+        blocked, self._blocking = self._blocking, None
+        for other in blocked or ():
+            if other._waiting_for is not None:
+                other._waiting_for.discard(self)
+                if not other._waiting_for:
+                    other._waiting_for = None
+                    other._transport.resume_reading()
+
+    def _shake(self, request: Request) -> None:
+        response = self._house.answer(self, request)
+        if response is None:
+            response = self._websocket.accept(request)
+        self._websocket.send_response(response)
+        if self.is_open:
+            self._house.open(self, request)
+
+    def _take(self, frame: Frame) -> None:
+        # ServerProtocol has checked that pieces come in order, and the sum of their sizes.
+        if frame.opcode is not Opcode.CONT:
+            self._is_text = frame.opcode is Opcode.TEXT
+        if frame.fin and not self._fragments:
+            self._deliver(bytes(frame.data))
+            return
+        self._fragments.append(bytes(frame.data))
+        if frame.fin:
+            whole, self._fragments = b"".join(self._fragments), []
+            self._deliver(whole)
+        elif len(self._fragments) == MAX_FRAGMENTS:
+            self._websocket.fail(CloseCode.MESSAGE_TOO_BIG)
+
+    def _deliver(self, data: bytes) -> None:
+        if not self._is_text:
+            self._house.receive(self, data)
+            return
+        try:
+            text = data.decode()
+        except UnicodeDecodeError:
+            # RFC 6455 section 8.1.
+            self._websocket.fail(CloseCode.INVALID_DATA)
+            return
+        self._house.receive(self, text)
 
 
 def quiet_logger() -> logging.Logger:
@@ -132,6 +265,8 @@ def quiet_logger() -> logging.Logger:
 
     At DEBUG websockets logs what it carries, so its level does not follow ours.
     """
-    logger = logging.getLogger("amesh.relay.websockets")
-    logger.setLevel(logging.WARNING)
-    return logger
+    return _quiet
+
+
+_quiet: Final = logging.getLogger("amesh.relay.websockets")
+_quiet.setLevel(logging.WARNING)

@@ -1,8 +1,8 @@
 """Sockets around the hub; nothing is decided here (docs/protocol.md section 4).
 
-A frame comes in, the hub says what to do, and that is done at once and in order. Only then
-the connection whose frame it was, and no other, waits until all of it is written: a peer
-that does not read stalls who sends to it, and nobody else.
+A frame comes in, the hub says what to do, and that is done at once and in order. Then the
+connection whose frame it was, and no other, is not read from until all of it is written: a
+peer that does not read stalls who sends to it, and nobody else.
 """
 
 from __future__ import annotations
@@ -14,31 +14,37 @@ import socket
 from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from itertools import count
-from typing import Final, cast
+from typing import Final
 
-from websockets.asyncio.server import Server, ServerConnection, broadcast, serve
-from websockets.exceptions import ConnectionClosed
+from websockets.datastructures import Headers
 from websockets.http11 import Request, Response
 
 from amesh_core.errors import BadFrame
 from amesh_core.wire import relay as wire
-from amesh_core.wire.relay import MAX_FRAME_BYTES, ErrorCode
+from amesh_core.wire.relay import ErrorCode
 from amesh_relay.addresses import client_address, client_of
 from amesh_relay.config import Config
-from amesh_relay.connection import Doors, RelayConnection, quiet_logger
+from amesh_relay.connection import READ_BUFFER_BYTES, Connection
+from amesh_relay.doors import Doors
 from amesh_relay.hub import Hub
+from amesh_relay.limits import Timers
 from amesh_relay.roles import Deliver, Effect, Hangup
 
 log: Final = logging.getLogger("amesh.relay")
 
 BACKLOG: Final = 4096
 TICK_SECONDS: Final = 1.0
+# How late what runs out may be noticed while others speak.
+RESOLUTION_SECONDS: Final = 0.1
 HANDSHAKE_SECONDS: Final = 10.0
-# A peer that is gone without a word is noticed after twice that and CLOSE_SECONDS.
+# A peer that is gone without a word is noticed after twice that.
 PING_SECONDS: Final = 20.0
+# At least 3 KiB/s, for the 64 KiB frame that may be waiting; a modem of 1998 does that.
+SLOW_PEER_SECONDS: Final = 20.0
 # How long the closing handshake of a connection may take, and of all of them at our own end.
 CLOSE_SECONDS: Final = 5.0
 STOP_SECONDS: Final = 2.0
+GOING_AWAY: Final = 1001
 
 
 class Relay:
@@ -46,13 +52,20 @@ class Relay:
 
     def __init__(self, config: Config, clock: Callable[[], float]) -> None:
         """`clock` gives seconds and never runs backwards."""
+        self.read_buffer = memoryview(bytearray(READ_BUFFER_BYTES))
         self._config = config
         self._clock = clock
         self._hub = Hub(config.limits)
         self._doors = Doors(config.limits, config.trusted_proxies)
         self._numbers = count(1)
-        self._sockets: dict[int, RelayConnection] = {}
-        self._closing: set[asyncio.Task[None]] = set()
+        self._sockets: dict[int, Connection] = {}
+        self._inside: set[Connection] = set()
+        self._shaking: Timers[Connection] = Timers(HANDSHAKE_SECONDS)
+        self._asking: Timers[Connection] = Timers(PING_SECONDS)
+        self._slow: Timers[Connection] = Timers(SLOW_PEER_SECONDS)
+        self._closing: Timers[Connection] = Timers(CLOSE_SECONDS)
+        self._next_tick = 0.0
+        self._empty = asyncio.Event()
 
     @property
     def max_sockets(self) -> int:
@@ -63,23 +76,9 @@ class Relay:
         self, listener: socket.socket, stop: asyncio.Event, started: Callable[[], None]
     ) -> None:
         """Serve until `stop` is set, then close every connection with 1001."""
-        server = await serve(
-            self._handle,
-            sock=listener,
-            backlog=BACKLOG,
-            process_request=self._answer_http,
-            create_connection=self._doors.connection_type(),
-            logger=quiet_logger(),
-            server_header=None,
-            # Compression costs 32 KiB a connection, and what is sent does not compress.
-            compression=None,
-            max_size=MAX_FRAME_BYTES,
-            max_queue=4,  # frames of 64 KiB that wait for a peer which does not read
-            write_limit=32768,
-            open_timeout=HANDSHAKE_SECONDS,
-            ping_interval=PING_SECONDS,
-            ping_timeout=PING_SECONDS,
-            close_timeout=CLOSE_SECONDS,
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(
+            lambda: Connection(self, next(self._numbers)), sock=listener, backlog=BACKLOG
         )
         try:
             # A task group, so that a defect in the ticking ends the process instead of leaving
@@ -91,29 +90,65 @@ class Relay:
                 ticking.cancel()
         finally:
             log.info("stopping with %d connections open", len(self._sockets))
-            await self._close(server)
+            server.close()
+            await self._close()
 
-    async def _close(self, server: Server) -> None:
-        server.close()
+    async def _close(self) -> None:
+        for connection in list(self._inside):
+            if connection.is_open:
+                connection.close(GOING_AWAY)
+                connection.flush()
+            else:
+                connection.abort()
         try:
             async with asyncio.timeout(STOP_SECONDS):
-                await server.wait_closed()
+                while self._inside:
+                    self._empty.clear()
+                    await self._empty.wait()
         except TimeoutError:
-            self._doors.abort_all()
-            await server.wait_closed()
+            for connection in list(self._inside):
+                connection.abort()
+            await asyncio.sleep(0)  # asyncio tells of a cut socket in its next turn
 
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(TICK_SECONDS)
-            self._now()
+            now = self._now()
+            for connection in self._shaking.due(now):
+                connection.abort()
+            for connection in self._slow.due(now):
+                connection.abort()
+            for connection in self._closing.due(now):
+                connection.abort()
+            for connection in self._asking.due(now):
+                if connection.is_alive:
+                    connection.ping()
+                    self._asking.start(connection, now)
+                else:
+                    connection.abort()
 
     def _now(self) -> float:
         """The time; what it has run out for is ended first, and nobody waits for that."""
         now = self._clock()
-        self._perform(self._hub.tick(now))
+        # Not at every frame: to look for what ran out costs as much as a frame does.
+        if now >= self._next_tick:
+            self._next_tick = now + RESOLUTION_SECONDS
+            self._perform(self._hub.tick(now))
         return now
 
-    def _answer_http(self, connection: ServerConnection, request: Request) -> Response | None:
+    # --- what a connection tells (connection.House) -------------------------------------
+
+    def enter(self, connection: Connection) -> bool:
+        """A socket was accepted."""
+        if not self._doors.enter(connection.number, connection.peer):
+            return False
+        self._inside.add(connection)
+        self._shaking.start(connection, self._clock())
+        return True
+
+    def answer(self, connection: Connection, request: Request) -> Response | None:
+        """Plain HTTP is answered here."""
+        self._shaking.stop(connection)
         match request.path.partition("?")[0]:
             case "/ws":
                 return None
@@ -123,59 +158,86 @@ class Relay:
                     "connections": self._hub.connections,
                     "sessions": self._hub.sessions,
                 }
-                response = connection.respond(HTTPStatus.OK, json.dumps(state) + "\n")
-                del response.headers["Content-Type"]
-                response.headers["Content-Type"] = "application/json"
-                return response
+                return _response(HTTPStatus.OK, "application/json", json.dumps(state) + "\n")
             case _:
-                return connection.respond(HTTPStatus.NOT_FOUND, "not found\n")
+                return _response(HTTPStatus.NOT_FOUND, "text/plain; charset=utf-8", "not found\n")
 
-    async def _handle(self, connection: ServerConnection) -> None:
-        # There are no others: `run` says what connections are made of.
-        socket = cast(RelayConnection, connection)
-        number = next(self._numbers)
-        self._sockets[number] = socket
-        log.debug("connection %d is open", number)
-        try:
-            forwarded = socket.request.headers.get_all("X-Forwarded-For") if socket.request else []
-            address = client_address(socket.peer, forwarded, self._config.trusted_proxies)
-            self._perform(self._hub.connect(number, client_of(address), self._now()))
-            async for text in socket:
-                for written_to in self._perform(self._frame(number, text)):
-                    await written_to.flushed()
-                # Frames that wait already are taken without a pause: let others have a turn.
-                await asyncio.sleep(0)
-        except ConnectionClosed:
-            pass  # how it ended makes no difference
-        finally:
-            self._perform(self._hub.disconnect(number, self._now()))
-            # Last: until then the hub may still speak of it, though nothing is sent any more.
-            del self._sockets[number]
-            log.debug("connection %d is closed", number)
+    def open(self, connection: Connection, request: Request) -> None:
+        """A WebSocket is found a place at the hub."""
+        forwarded = request.headers.get_all("X-Forwarded-For")
+        address = client_address(connection.peer, forwarded, self._config.trusted_proxies)
+        now = self._now()
+        self._sockets[connection.number] = connection
+        self._asking.start(connection, now)
+        log.debug("connection %d is open", connection.number)
+        self._perform(self._hub.connect(connection.number, client_of(address), now))
 
-    def _frame(self, number: int, text: str | bytes) -> list[Effect]:
+    def receive(self, connection: Connection, message: str | bytes) -> None:
+        """A message is here."""
+        number = connection.number
         try:
-            frame = wire.decode_from_device(text)
+            frame = wire.decode_from_device(message)
         except BadFrame as error:
             log.debug("connection %d sent something malformed", number)
-            return self._hub.refuse(number, ErrorCode(error.relay_code), self._now())
-        return self._hub.receive(number, frame, self._now())
+            effects = self._hub.refuse(number, ErrorCode(error.relay_code), self._now())
+        else:
+            effects = self._hub.receive(number, frame, self._now())
+        for touched in self._perform(effects):
+            connection.hold_back_for(touched)
 
-    def _perform(self, effects: Iterable[Effect]) -> list[RelayConnection]:
-        """Do what the hub says, without waiting, so that its order is the order on the wire.
+    def stalled(self, connection: Connection, is_stalled: bool) -> None:
+        """It does not read, or it does again."""
+        if is_stalled:
+            self._slow.start(connection, self._clock())
+        else:
+            self._slow.stop(connection)
 
-        Returns the sockets that were written to; who caused it waits for them to be flushed.
+    def closing(self, connection: Connection) -> None:
+        """It has a moment to agree to its end."""
+        self._asking.stop(connection)
+        self._closing.start(connection, self._clock())
+
+    def leave(self, connection: Connection) -> None:
+        """It is gone."""
+        for timers in (self._shaking, self._asking, self._slow, self._closing):
+            timers.stop(connection)
+        if connection in self._inside:
+            self._inside.remove(connection)
+            self._doors.leave(connection.number)
+        if connection.number in self._sockets:
+            self._perform(self._hub.disconnect(connection.number, self._now()))
+            # Last: until then the hub may still speak of it, though nothing is sent any more.
+            del self._sockets[connection.number]
+            log.debug("connection %d is closed", connection.number)
+        if not self._inside:
+            self._empty.set()
+
+    def _perform(self, effects: Iterable[Effect]) -> list[Connection]:
+        """Do what the hub says, in its order, which is the order on the wire.
+
+        Returns the connections that were written to; who caused it waits until they have room.
         """
-        touched = []
+        touched: dict[Connection, None] = {}
         for effect in effects:
-            socket = self._sockets[effect.to]
+            connection = self._sockets[effect.to]
             match effect:
                 case Deliver(frame=frame):
-                    broadcast((socket,), wire.encode(frame))
-                    touched.append(socket)
+                    connection.send(wire.encode(frame))
                 case Hangup(close_code=code):
-                    # A task: the closing handshake waits for the other end.
-                    task = asyncio.get_running_loop().create_task(socket.close(code))
-                    self._closing.add(task)
-                    task.add_done_callback(self._closing.discard)
-        return touched
+                    connection.close(code)
+            touched[connection] = None
+        for connection in touched:
+            connection.flush()
+        return list(touched)
+
+
+def _response(status: HTTPStatus, content_type: str, body: str) -> Response:
+    data = body.encode()
+    headers = Headers(
+        {
+            "Content-Type": content_type,
+            "Content-Length": str(len(data)),
+            "Connection": "close",
+        }
+    )
+    return Response(status.value, status.phrase, headers, data)

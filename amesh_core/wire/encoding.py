@@ -91,7 +91,7 @@ def load_json(data: bytes | str) -> Any:
     """
     try:
         text = data if isinstance(data, str) else data.decode("utf-8")
-        value = json.loads(text, object_pairs_hook=_object, parse_constant=_no_constant)
+        value = _DECODER.decode(text)
     # RecursionError: deep nesting ends the parser before our own depth check can.
     except (ValueError, RecursionError):
         raise Malformed("not valid JSON") from None
@@ -108,6 +108,10 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_constant(name: str) -> NoReturn:
     raise Malformed(f"{name} is not JSON")
+
+
+# Made once: with hooks, json.loads makes a new one for every text.
+_DECODER: Final = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_no_constant)
 
 
 def _check_depth(value: object, left: int) -> None:

@@ -246,7 +246,11 @@ def decode_from_relay(text: str | bytes) -> RelayFrame:
 
 def encode(frame: DeviceFrame | RelayFrame) -> str:
     """Write a frame as the JSON text of one text frame."""
-    return json.dumps(_fields(frame), ensure_ascii=False, separators=(",", ":"))
+    return _ENCODER.encode(_fields(frame))
+
+
+# Made once: json.dumps with options makes a new one for every frame.
+_ENCODER: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 
 def _fields(frame: DeviceFrame | RelayFrame) -> dict[str, str]:

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 from contextlib import suppress
-from typing import cast
 
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosed
 
 from amesh_core.wire import relay as wire
@@ -235,37 +232,6 @@ def test_who_runs_out_of_time_while_leaving_leaves() -> None:
                 assert await hear(controller) == wire.RelayErrorFrame("otc_expired")
 
     asyncio.run(story())
-
-
-class Hasty:
-    """A connection whose frames are all there already, so that reading them never pauses."""
-
-    peer = "192.0.2.1"
-    request = None
-
-    async def __aiter__(self) -> AsyncIterator[str]:
-        for _ in range(100):
-            yield wire.encode(wire.BootstrapWatch(JTI))
-
-    async def flushed(self) -> None:
-        """There is always room."""
-
-
-def test_others_have_a_turn_between_two_frames(monkeypatch: pytest.MonkeyPatch) -> None:
-    sent: list[str] = []
-    monkeypatch.setattr(server, "broadcast", lambda _, text: sent.append(text))
-
-    async def story() -> int:
-        relay = server.Relay(Config(host="127.0.0.1", port=0), clock=Clock())
-        hasty = asyncio.create_task(relay._handle(cast(ServerConnection, Hasty())))
-        turns = 0
-        while not hasty.done():
-            await asyncio.sleep(0)
-            turns += 1
-        return turns
-
-    assert asyncio.run(story()) >= 100
-    assert len(sent) == 100
 
 
 def test_a_defect_in_the_ticking_ends_the_relay(monkeypatch: pytest.MonkeyPatch) -> None:
