@@ -15,7 +15,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns the exit status: 0 stopped by a signal, 1 cannot listen.
     """
-    settings = config.read(argv, os.environ)
+    reading = config.read(argv, os.environ)
+    if reading.check_only:
+        sys.stdout.write("the settings are in order\n")
+        return 0
+    settings = reading.config
     # Here and not above: `--help` and a wrong option need no sockets, and no 100 ms for them.
     from amesh_relay import process
 

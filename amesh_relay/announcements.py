@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from amesh_core.wire import relay as wire
 from amesh_core.wire.relay import Rejection
 from amesh_relay import limits
-from amesh_relay.limits import Attempts, Timers
+from amesh_relay.limits import Attempts, Limits, Timers
 from amesh_relay.roles import (
     POLICY_VIOLATION,
     Announcing,
@@ -47,8 +47,8 @@ class _Watch:
 class Announcements:
     """The watches of all controllers, and the jtis that are used up."""
 
-    def __init__(self, max_watches: int) -> None:
-        self._max_watches = max_watches
+    def __init__(self, settings: Limits) -> None:
+        self.settings = settings
         self._watches: dict[str, _Watch] = {}
         self._inits: Attempts[str] = Attempts(
             limits.INITS_PER_JTI, limits.INIT_WINDOW_SECONDS, limits.MAX_ROWS
@@ -65,8 +65,8 @@ class Announcements:
             return reject(watcher, jti, Rejection.ALREADY_WATCHED)
         if self._burned.running(jti, now):
             return reject(watcher, jti, Rejection.ALREADY_USED)
-        full = len(self._watches) >= self._max_watches
-        if full or len(mine) >= limits.MAX_WATCHES_PER_CONNECTION:
+        full = len(self._watches) >= self.settings.max_sessions
+        if full or len(mine) >= self.settings.max_watches:
             return reject(watcher, jti, Rejection.OVERLOADED)
         self._watches[jti] = _Watch(watcher)
         watcher.role = Watching(mine | {jti})

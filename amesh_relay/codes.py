@@ -11,7 +11,7 @@ from typing import Final
 from amesh_core.wire import relay as wire
 from amesh_core.wire.relay import ErrorCode
 from amesh_relay import limits
-from amesh_relay.limits import Attempts, Timers
+from amesh_relay.limits import Attempts, Limits, Tally, Timers
 from amesh_relay.roles import (
     NORMAL_CLOSURE,
     Connection,
@@ -33,8 +33,9 @@ _DATA_FRAME_BYTES: Final = len(wire.encode(wire.Data("")))
 class Codes:
     """Which codes wait, which are in use, and which were guessed at too often."""
 
-    def __init__(self, max_sessions: int) -> None:
-        self._max_sessions = max_sessions
+    def __init__(self, settings: Limits) -> None:
+        self.settings = settings
+        self._places: Tally[bytes] = Tally()  # codes of each client, waiting or in use
         self._waiting: dict[str, Connection] = {}
         self._sessions: dict[str, Session] = {}
         self._wait: Timers[str] = Timers(limits.WAIT_SECONDS)
@@ -57,7 +58,7 @@ class Codes:
 
     def full(self) -> bool:
         """Whether there is room for no further code."""
-        return len(self) >= self._max_sessions
+        return len(self) >= self.settings.max_sessions
 
     def listen(self, target: Connection, otc: str, now: float) -> list[Effect]:
         """A target wants to wait under `otc`."""
@@ -65,6 +66,8 @@ class Codes:
             # Counted too: otherwise listening would be a free way to find codes in use.
             self._guessers.add(target.client, now)
             return error(target, ErrorCode.OTC_IN_USE)
+        if not self._places.enter(target.client, self.settings.max_sessions_per_address):
+            return error(target, ErrorCode.RELAY_CAPACITY)
         self._waiting[otc] = target
         self._wait.start(otc, now)
         target.role = Waiting(otc)
@@ -105,7 +108,7 @@ class Codes:
 
     def stop_waiting(self, otc: str, now: float) -> None:
         """The target behind a code does not wait any longer."""
-        del self._waiting[otc]
+        self._places.leave(self._waiting.pop(otc).client)
         self._wait.stop(otc)
         self._past.start(otc, now)
 
@@ -149,6 +152,7 @@ class Codes:
 
     def _end(self, session: Session, now: float) -> None:
         del self._sessions[session.otc]
+        self._places.leave(session.target.client)
         self._idle.stop(session)
         self._life.stop(session)
         self._past.start(session.otc, now)

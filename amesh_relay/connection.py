@@ -70,12 +70,13 @@ class Connection(asyncio.BufferedProtocol):
         "_blocking",
         "_fragments",
         "_has_ended",
+        "_held_back",
         "_house",
         "_is_text",
         "_transport",
-        "_waiting_for",
         "_websocket",
         "is_alive",
+        "messages",
         "number",
         "peer",
     )
@@ -90,8 +91,11 @@ class Connection(asyncio.BufferedProtocol):
         self._fragments: list[bytes] = []  # of a message that is not whole yet
         self._is_text = False
         self._has_ended = False  # whether our direction is closed
-        # Whom it must not outrun, and who must not outrun it; mostly nobody, so mostly nothing.
-        self._waiting_for: set[Connection] | None = None
+        self.messages = 0  # since the house last set it to nothing
+        # Why it is not read from: connections with too much to send, or reasons of the house.
+        # Mostly none, so mostly nothing.
+        self._held_back: set[object] | None = None
+        # Who must not outrun it.
         self._blocking: set[Connection] | None = None
 
     # --- what asyncio calls -------------------------------------------------------------
@@ -138,9 +142,10 @@ class Connection(asyncio.BufferedProtocol):
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 how it ended is all one
         """The socket is closed."""
         self._unblock()
-        for other in self._waiting_for or ():
-            if other._blocking:
-                other._blocking.discard(self)
+        for reason in self._held_back or ():
+            if isinstance(reason, Connection) and reason._blocking:
+                reason._blocking.discard(self)
+        self._held_back = None
         self._house.leave(self)
 
     def pause_writing(self) -> None:
@@ -209,21 +214,29 @@ class Connection(asyncio.BufferedProtocol):
         if slow._blocking is None:
             return
         slow._blocking.add(self)
-        if self._waiting_for is None:
-            self._waiting_for = set()
-        self._waiting_for.add(slow)
-        self._transport.pause_reading()
+        self.hold_back(slow)
+
+    def hold_back(self, reason: object) -> None:
+        """Read nothing from this one, until every reason that was named was let go."""
+        if self._held_back is None:
+            self._held_back = set()
+            self._transport.pause_reading()
+        self._held_back.add(reason)
+
+    def let_go(self, reason: object) -> None:
+        """This is no reason any more."""
+        if self._held_back is not None:
+            self._held_back.discard(reason)
+            if not self._held_back:
+                self._held_back = None
+                self._transport.resume_reading()
 
     # --- inside -------------------------------------------------------------------------
 
     def _unblock(self) -> None:
         blocked, self._blocking = self._blocking, None
         for other in blocked or ():
-            if other._waiting_for is not None:
-                other._waiting_for.discard(self)
-                if not other._waiting_for:
-                    other._waiting_for = None
-                    other._transport.resume_reading()
+            other.let_go(self)
 
     def _shake(self, request: Request) -> None:
         response = self._house.answer(self, request)

@@ -20,10 +20,15 @@ class Doors:
     """All accepted sockets, counted per client and in all."""
 
     def __init__(self, limits: Limits, trusted_proxies: Sequence[Network]) -> None:
+        self.limits = limits
         self._trusted_proxies = trusted_proxies
-        self.max_sockets = limits.max_connections + SPARE_SOCKETS
-        self._tally: Tally[bytes] = Tally(2 * limits.max_connections_per_address, self.max_sockets)
+        self._tally: Tally[bytes] = Tally()
         self._keys: dict[int, bytes] = {}
+
+    @property
+    def max_sockets(self) -> int:
+        """How many sockets may be open at a time."""
+        return self.limits.max_connections + SPARE_SOCKETS
 
     def enter(self, number: int, peer: str) -> bool:
         """Let a socket in; False when it has to go."""
@@ -33,7 +38,9 @@ class Doors:
             key = b"#%d" % number
         else:
             key = client_of(address)
-        if not self._tally.enter(key):
+        if not self._tally.enter(
+            key, 2 * self.limits.max_connections_per_address, self.max_sockets
+        ):
             return False
         self._keys[number] = key
         return True

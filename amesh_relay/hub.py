@@ -41,12 +41,11 @@ class Hub:
 
     def __init__(self, settings: Limits) -> None:
         self._connections: dict[int, Connection] = {}
-        self._places: Tally[bytes] = Tally(
-            settings.max_connections_per_address, settings.max_connections
-        )
+        self._settings = settings
+        self._places: Tally[bytes] = Tally()
         self._silent: Timers[Connection] = Timers(limits.SILENT_SECONDS)
-        self._codes = Codes(settings.max_sessions)
-        self._announcements = Announcements(settings.max_sessions)
+        self._codes = Codes(settings)
+        self._announcements = Announcements(settings)
 
     @property
     def connections(self) -> int:
@@ -58,10 +57,15 @@ class Hub:
         """How many codes wait or are in use."""
         return len(self._codes)
 
+    def set_limits(self, settings: Limits) -> None:
+        """Other limits from now on; nobody who is inside has to go."""
+        self._settings = self._codes.settings = self._announcements.settings = settings
+
     def connect(self, number: int, client: bytes, now: float) -> list[Effect]:
         """A connection of `client` (see addresses.client_of) was opened: find it a place."""
         connection = Connection(number, client)
-        if not self._places.enter(client):
+        most = self._settings
+        if not self._places.enter(client, most.max_connections_per_address, most.max_connections):
             # Without a place it is not kept: what it sends comes from nobody.
             refusal = error(connection, ErrorCode.TOO_MANY_CONNECTIONS)
             return [*refusal, Hangup(number, TRY_AGAIN_LATER)]

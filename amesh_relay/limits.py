@@ -28,7 +28,6 @@ INITS_PER_JTI: Final = 10
 INIT_WINDOW_SECONDS: Final = 60.0
 ANSWER_SECONDS: Final = 60.0  # a controller answers an announcement without asking a person
 BURNED_JTI_SECONDS: Final = 25 * 3600.0  # a token's longest life and an hour
-MAX_WATCHES_PER_CONNECTION: Final = 1000
 
 # A socket that says nothing useful must not hold a place; as long as a code waits.
 SILENT_SECONDS: Final = WAIT_SECONDS
@@ -46,6 +45,9 @@ class Limits:
     max_connections: int = 10_000
     max_connections_per_address: int = 100
     max_sessions: int = 50_000
+    max_sessions_per_address: int = 50
+    max_watches: int = 1000  # of one connection
+    max_messages_per_second: int = 100  # of one connection; more have to wait
 
 
 class Attempts(Generic[K]):
@@ -125,16 +127,14 @@ class Timers(Generic[K]):
 class Tally(Generic[K]):
     """How many are inside, per key and in all; a key with nobody inside takes no memory."""
 
-    def __init__(self, max_per_key: int, max_total: int) -> None:
-        self._max_per_key = max_per_key
-        self._max_total = max_total
+    def __init__(self) -> None:
         self._counts: dict[K, int] = {}
         self.total = 0
 
-    def enter(self, key: K) -> bool:
+    def enter(self, key: K, max_per_key: int, max_total: int | None = None) -> bool:
         """Take a place; False, and nothing taken, when the key or the house is full."""
         count = self._counts.get(key, 0)
-        if count >= self._max_per_key or self.total >= self._max_total:
+        if count >= max_per_key or (max_total is not None and self.total >= max_total):
             return False
         self._counts[key] = count + 1
         self.total += 1

@@ -65,6 +65,7 @@ class Relay:
         self._slow: Timers[Connection] = Timers(SLOW_PEER_SECONDS)
         self._closing: Timers[Connection] = Timers(CLOSE_SECONDS)
         self._next_tick = 0.0
+        self._busy: list[Connection] = []  # who sent something within this second
         self._empty = asyncio.Event()
 
     @property
@@ -114,6 +115,10 @@ class Relay:
         while True:
             await asyncio.sleep(TICK_SECONDS)
             now = self._now()
+            busy, self._busy = self._busy, []
+            for connection in busy:
+                connection.messages = 0
+                connection.let_go(self)
             for connection in self._shaking.due(now):
                 connection.abort()
             for connection in self._slow.due(now):
@@ -175,6 +180,11 @@ class Relay:
     def receive(self, connection: Connection, message: str | bytes) -> None:
         """A message is here."""
         number = connection.number
+        connection.messages += 1
+        if connection.messages == 1:
+            self._busy.append(connection)
+        elif connection.messages > self._config.limits.max_messages_per_second:
+            connection.hold_back(self)  # until the next second
         try:
             frame = wire.decode_from_device(message)
         except BadFrame as error:

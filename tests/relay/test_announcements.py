@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from amesh_core.wire import relay as wire
-from amesh_relay.limits import MAX_WATCHES_PER_CONNECTION, Limits
+from amesh_relay.limits import Limits
 from amesh_relay.roles import Deliver, Hangup
 from tests.support.hub import JTI, House
 
@@ -223,8 +223,8 @@ def test_a_jti_is_used_up_for_25_hours() -> None:
 
 
 def test_a_socket_watches_so_many_tokens() -> None:
-    house = House(Limits(max_sessions=10 * MAX_WATCHES_PER_CONNECTION))
-    watcher = watching_many(house, MAX_WATCHES_PER_CONNECTION)
+    house = House(Limits(max_watches=5))
+    watcher = watching_many(house, 5)
     assert house.say(watcher, wire.BootstrapWatch(JTI)) == [
         Deliver(watcher, reject("relay_overloaded"))
     ]

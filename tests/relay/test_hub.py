@@ -350,3 +350,35 @@ def test_a_number_that_was_never_connected_is_nobody() -> None:
     assert hub.disconnect(7, 0) == []
     assert hub.connections == 0
     assert hub.sessions == 0
+
+
+def test_one_client_waits_under_so_many_codes() -> None:
+    house = House(Limits(max_sessions_per_address=2))
+    one, two = house.open(), house.open()
+    assert house.say(one, wire.Listen("000001")) == [Deliver(one, wire.Ack())]
+    assert house.say(two, wire.Listen("000002")) == [Deliver(two, wire.Ack())]
+    third = house.open()
+    full = wire.RelayErrorFrame("relay_capacity")
+    assert house.say(third, wire.Listen("000003")) == [Deliver(third, full)]
+    stranger = house.open("192.0.2.9")
+    assert house.say(stranger, wire.Listen("000003")) == [Deliver(stranger, wire.Ack())]
+    # In use, the code still counts; when its session is over, it does not.
+    controller = house.open("192.0.2.10")
+    house.say(controller, wire.Connect("000001"))
+    assert house.say(third, wire.Listen("000004")) == [Deliver(third, full)]
+    house.say(controller, wire.Done())
+    assert house.say(third, wire.Listen("000004")) == [Deliver(third, wire.Ack())]
+
+
+def test_other_limits_while_it_runs() -> None:
+    """Nobody who is inside has to go."""
+    house = House(Limits(max_connections=1, max_sessions=1))
+    first = house.open()
+    house.say(first, wire.Listen("000001"))
+    house.hub.set_limits(Limits(max_connections=2, max_sessions=2))
+    second = house.open()
+    assert house.say(second, wire.Listen("000002")) == [Deliver(second, wire.Ack())]
+    house.hub.set_limits(Limits(max_connections=1, max_sessions=1))
+    third = house.open()
+    assert house.take(third) == [error("too_many_connections")]
+    assert house.closed == {third: 1013}

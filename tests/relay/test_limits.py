@@ -116,21 +116,21 @@ class TestTimers:
 
 class TestTally:
     def test_a_key_has_so_many_places_and_the_house_too(self) -> None:
-        tally: Tally[str] = Tally(max_per_key=2, max_total=3)
-        assert [tally.enter(key) for key in "aaabb"] == [True, True, False, True, False]
+        tally: Tally[str] = Tally()
+        assert [tally.enter(key, 2, 3) for key in "aaabb"] == [True, True, False, True, False]
         assert tally.total == 3
 
     def test_a_place_given_back_is_free(self) -> None:
-        tally: Tally[str] = Tally(max_per_key=1, max_total=1)
-        assert tally.enter("a")
+        tally: Tally[str] = Tally()
+        assert tally.enter("a", 1, 1)
         tally.leave("a")
         assert tally.total == 0
-        assert tally.enter("b")
+        assert tally.enter("b", 1, 1)
 
     def test_a_refusal_takes_no_place(self) -> None:
-        tally: Tally[str] = Tally(max_per_key=1, max_total=9)
-        assert tally.enter("a")
-        assert not tally.enter("a")
+        tally: Tally[str] = Tally()
+        assert tally.enter("a", 1)
+        assert not tally.enter("a", 1)
         tally.leave("a")
         assert tally.total == 0
-        assert tally.enter("a")
+        assert tally.enter("a", 1)

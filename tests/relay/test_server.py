@@ -217,7 +217,7 @@ def test_a_handshake_may_not_take_for_ever(monkeypatch: pytest.MonkeyPatch) -> N
 def test_who_runs_out_of_time_while_leaving_leaves() -> None:
     async def story() -> None:
         clock = Clock()
-        config = Config("127.0.0.1", 0, Limits(max_connections_per_address=1))
+        config = Config("127.0.0.1", 0, limits=Limits(max_connections_per_address=1))
         async with relay_in_process(config, clock) as url:  # a place not given back would show
             async with connect(url, proxy=None) as silent:
                 clock.now += 60
@@ -249,3 +249,40 @@ def test_a_defect_in_the_ticking_ends_the_relay(monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(ExceptionGroup) as caught:
         asyncio.run(asyncio.wait_for(story(), 20))
     assert caught.group_contains(ZeroDivisionError)
+
+
+def test_who_sends_much_has_to_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is lost, and nobody is sent away: a fleet's controller may watch many tokens."""
+    monkeypatch.setattr(server, "TICK_SECONDS", 3600.0)
+
+    async def story() -> None:
+        config = Config("127.0.0.1", 0, limits=Limits(max_messages_per_second=10))
+        async with relay_in_process(config) as url, connect(url, proxy=None) as device:
+
+            async def watch(first: int, last: int) -> None:
+                for number in range(first, last):
+                    await say(device, wire.BootstrapWatch(f"bt_{number:032x}"))
+                    await hear(device)
+
+            await watch(0, 11)  # the one over the limit was read before it was known to be
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(watch(11, 12), 0.5)
+            async with connect(url, proxy=None) as other:
+                await say(other, wire.BootstrapWatch(JTI))
+                assert await hear(other) == wire.BootstrapWatching(JTI)
+
+    asyncio.run(story())
+
+
+def test_the_next_second_is_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "TICK_SECONDS", 0.05)
+
+    async def story() -> None:
+        config = Config("127.0.0.1", 0, limits=Limits(max_messages_per_second=10))
+        async with relay_in_process(config) as url, connect(url, proxy=None) as device:
+            for number in range(50):
+                await say(device, wire.BootstrapWatch(f"bt_{number:032x}"))
+            for number in range(50):
+                assert await hear(device) == wire.BootstrapWatching(f"bt_{number:032x}")
+
+    asyncio.run(story())

@@ -13,7 +13,12 @@ from amesh_relay.limits import Limits
 from amesh_relay.roles import Deliver, Effect, Hangup
 
 JTI = "bt_0123456789abcdef0123456789abcdef"
-ROOMY = Limits(max_connections=1000, max_connections_per_address=1000, max_sessions=1000)
+ROOMY = Limits(
+    max_connections=1000,
+    max_connections_per_address=1000,
+    max_sessions=1000,
+    max_sessions_per_address=1000,
+)
 
 
 class House:
