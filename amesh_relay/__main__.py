@@ -21,15 +21,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     settings = reading.config
     # Here and not above: `--help` and a wrong option need no sockets, and no 100 ms for them.
-    from amesh_relay import process
+    from amesh_relay.process import Process
 
     try:
-        listener = process.bind(settings.host, settings.port)
+        process = Process(settings, argv, os.environ)
     except UsageError as error:
         sys.stderr.write(f"error: {error}\n")
-        sys.stderr.write("hint: choose another --host or --port\n")
+        if "listen" in str(error):
+            sys.stderr.write("hint: choose another --host or --port\n")
         return 1
-    process.run(settings, listener)
+    process.run()
     return 0
 
 

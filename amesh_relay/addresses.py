@@ -20,6 +20,9 @@ from typing import Final
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
+# For a socket without an address: of a Unix path, or of a peer that is gone already.
+NOWHERE: Final = IPv6Address(0)
+
 # An IPv6 customer has at least a /64 to draw addresses from (RFC 6177).
 _IPV6_GROUP_BYTES: Final = 8
 
@@ -33,7 +36,7 @@ def network(text: str) -> Network:
     return ip_network(text)
 
 
-def client_address(peer: str, forwarded: Sequence[str], trusted: Sequence[Network]) -> Address:
+def client_address(peer: Address, forwarded: Sequence[str], trusted: Sequence[Network]) -> Address:
     """The address of the client of a socket.
 
     `peer` is the other end of the socket, `forwarded` the values of its X-Forwarded-For
@@ -41,7 +44,7 @@ def client_address(peer: str, forwarded: Sequence[str], trusted: Sequence[Networ
     own proxies appended can be believed: from the right, the first address that is not a
     trusted proxy. What cannot be read as an address counts as the proxy that passed it on.
     """
-    address = _plain(ip_address(peer))
+    address = plain(peer)
     hops = [hop for value in forwarded for hop in value.split(",")]
     while hops and any(address in network for network in trusted):
         hop = _hop(hops.pop())
@@ -66,12 +69,13 @@ def _hop(text: str) -> Address | None:
     elif text.count(":") == 1:
         text = text.partition(":")[0]
     try:
-        return _plain(ip_address(text))
+        return plain(ip_address(text))
     except ValueError:
         return None
 
 
-def _plain(address: Address) -> Address:
+def plain(address: Address) -> Address:
+    """An IPv4 address that was written as IPv6, as IPv4."""
     # A dual-stack socket shows IPv4 clients as ::ffff:a.b.c.d: all of them in one /64.
     if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
         return address.ipv4_mapped

@@ -16,14 +16,18 @@ from __future__ import annotations
 import asyncio
 import logging
 from ipaddress import ip_address
-from typing import Final, Protocol, cast
+from typing import Final, cast
 
 from websockets.frames import CloseCode, Frame, Opcode
-from websockets.http11 import Request, Response
+from websockets.http11 import Request
 from websockets.protocol import State
 from websockets.server import ServerProtocol
 
+from amesh_core.errors import Malformed
 from amesh_core.wire.relay import MAX_FRAME_BYTES
+from amesh_relay import proxy_protocol
+from amesh_relay.addresses import NOWHERE, Address, plain
+from amesh_relay.house import House
 
 # What may wait to be sent to a peer before whoever writes to it has to wait.
 WRITE_LIMIT_BYTES: Final = 32 * 1024
@@ -36,33 +40,6 @@ MAX_FRAGMENTS: Final = 64
 _DATA_OPCODES: Final = (Opcode.TEXT, Opcode.BINARY, Opcode.CONT)
 
 
-class House(Protocol):
-    """What a connection belongs to; every method returns at once."""
-
-    read_buffer: memoryview
-
-    def enter(self, connection: Connection) -> bool:
-        """A socket was accepted; False when it has to go."""
-
-    def answer(self, connection: Connection, request: Request) -> Response | None:
-        """It asks for something: this answer, or None for what only a WebSocket can be."""
-
-    def open(self, connection: Connection, request: Request) -> None:
-        """The handshake is over; it is a WebSocket now."""
-
-    def receive(self, connection: Connection, message: str | bytes) -> None:
-        """It sent a whole message; binary ones are bytes."""
-
-    def stalled(self, connection: Connection, is_stalled: bool) -> None:
-        """It has stopped to read, or begins again."""
-
-    def closing(self, connection: Connection) -> None:
-        """Its end was said; the other side has a moment to agree."""
-
-    def leave(self, connection: Connection) -> None:
-        """The socket is closed."""
-
-
 class Connection(asyncio.BufferedProtocol):
     """A socket of a house; its number is never used twice."""
 
@@ -73,6 +50,7 @@ class Connection(asyncio.BufferedProtocol):
         "_held_back",
         "_house",
         "_is_text",
+        "_preamble",
         "_transport",
         "_websocket",
         "is_alive",
@@ -84,10 +62,11 @@ class Connection(asyncio.BufferedProtocol):
     def __init__(self, house: House, number: int) -> None:
         self.number = number
         self.is_alive = True  # whether it was heard of since it was last asked
-        self.peer = "::"
+        self.peer: Address = NOWHERE
         self._house = house
         self._transport: asyncio.Transport
         self._websocket = ServerProtocol(max_size=MAX_FRAME_BYTES, logger=quiet_logger())
+        self._preamble: bytes | None = None  # of the PROXY protocol, while it is not whole
         self._fragments: list[bytes] = []  # of a message that is not whole yet
         self._is_text = False
         self._has_ended = False  # whether our direction is closed
@@ -102,14 +81,13 @@ class Connection(asyncio.BufferedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A socket was accepted."""
-        self._transport = cast(
-            asyncio.Transport, transport
-        )  # of a stream; uvloop's are no subclass
+        # uvloop's transports are no subclass.
+        self._transport = cast(asyncio.Transport, transport)
         self._transport.set_write_buffer_limits(WRITE_LIMIT_BYTES)
-        # macOS has no name for a peer that is gone before it was accepted.
+        # A Unix socket has no such name, nor on macOS a peer that is gone already.
         name = transport.get_extra_info("peername")
-        if name:
-            self.peer = str(ip_address(name[0]))
+        if isinstance(name, tuple):
+            self.peer = plain(ip_address(name[0]))
         if not self._house.enter(self):
             self._transport.abort()
 
@@ -120,8 +98,11 @@ class Connection(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         """Something came in."""
         self.is_alive = True
+        data = bytes(self._house.read_buffer[:nbytes])
+        if self._preamble is not None:
+            data = self._introduced(data)
         websocket = self._websocket
-        websocket.receive_data(bytes(self._house.read_buffer[:nbytes]))
+        websocket.receive_data(data)
         for event in websocket.events_received():
             if isinstance(event, Frame):
                 if event.opcode in _DATA_OPCODES:
@@ -171,6 +152,10 @@ class Connection(asyncio.BufferedProtocol):
     def is_blocked(self) -> bool:
         """Whether more waits to be sent than may."""
         return self._blocking is not None
+
+    def expect_preamble(self) -> None:
+        """It is a proxy's, which says first for whom."""
+        self._preamble = b""
 
     def send(self, text: str) -> None:
         """Send a message, at the next `flush`; nothing happens when it is too late for that."""
@@ -237,6 +222,23 @@ class Connection(asyncio.BufferedProtocol):
         blocked, self._blocking = self._blocking, None
         for other in blocked or ():
             other.let_go(self)
+
+    def _introduced(self, data: bytes) -> bytes:
+        """What follows the preamble; nothing as long as that is not whole."""
+        data = (self._preamble or b"") + data
+        try:
+            preamble = proxy_protocol.parse(data)
+        except Malformed:
+            self._preamble = None
+            self._transport.abort()
+            return b""
+        if preamble is None:
+            self._preamble = data
+            return b""
+        self._preamble = None
+        if preamble.client is not None:
+            self.peer = plain(preamble.client)
+        return data[preamble.length :]
 
     def _shake(self, request: Request) -> None:
         response = self._house.answer(self, request)

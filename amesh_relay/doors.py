@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from amesh_relay.addresses import Network, client_address, client_of
+from amesh_relay.addresses import Address, Network, client_address, client_of
 from amesh_relay.limits import Limits, Tally
 
 # Sockets over the limit of connections that may exist for a moment: in the handshake, being
@@ -30,7 +30,7 @@ class Doors:
         """How many sockets may be open at a time."""
         return self.limits.max_connections + SPARE_SOCKETS
 
-    def enter(self, number: int, peer: str) -> bool:
+    def enter(self, number: int, peer: Address) -> bool:
         """Let a socket in; False when it has to go."""
         address = client_address(peer, [], ())
         if any(address in network for network in self._trusted_proxies):

@@ -20,6 +20,7 @@ from amesh_relay.announcements import Announcements
 from amesh_relay.codes import Codes
 from amesh_relay.limits import Limits, Tally, Timers
 from amesh_relay.roles import (
+    GOING_AWAY,
     NORMAL_CLOSURE,
     POLICY_VIOLATION,
     TRY_AGAIN_LATER,
@@ -130,6 +131,15 @@ class Hub:
         self._silent.stop(connection)
         self._places.leave(connection.client)
         return self._leave(connection, now)
+
+    def drain(self, now: float) -> list[Effect]:
+        """Send away all but the two ends of a session: what they wait for will not come here."""
+        effects: list[Effect] = []
+        for connection in self._connections.values():
+            if not isinstance(connection.role, Paired | Spent):
+                self._leave(connection, now)
+                effects.append(Hangup(connection.number, GOING_AWAY))
+        return effects
 
     def tick(self, now: float) -> list[Effect]:
         """End what ran out of time, and forget what no longer counts."""

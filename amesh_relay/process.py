@@ -1,8 +1,14 @@
-"""What the relay needs of the operating system: a port, file descriptors, signals."""
+"""A relay as a process: its sockets, its signals, and how it ends.
+
+SIGTERM            no new devices, pairings may finish, then the end; again: the end at once
+SIGINT, --stop-on-eof   the end at once
+SIGHUP             limits, log level and certificate are read again
+"""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import resource
@@ -10,107 +16,215 @@ import signal
 import socket
 import sys
 import time
-from typing import Final, cast
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from importlib import import_module
+from typing import Final
 
 from amesh_core.errors import UsageError
+from amesh_relay import config as configuration
+from amesh_relay import logs, sockets
 from amesh_relay.config import Config
-from amesh_relay.server import BACKLOG, Relay
+from amesh_relay.inspection import Inspection
+from amesh_relay.patience import HANDSHAKE_SECONDS
+from amesh_relay.server import Relay
+from amesh_relay.tls import Certificate
 
 log: Final = logging.getLogger("amesh.relay")
 
-# What the kernel may hold for a connection, each way. A ceremony sends a few KiB; by default
-# every stalled connection could pin megabytes.
-KERNEL_BUFFER_BYTES: Final = 65536
-# Standard streams, the listener, the event loop's own.
+TICK_SECONDS: Final = 1.0
+CERTIFICATE_SECONDS: Final = 60.0  # how often a renewed one is looked for
+# Standard streams, the listeners, the event loop's own.
 OTHER_FILES: Final = 32
 
 
-def bind(host: str | None, port: int) -> socket.socket:
-    """Listen on `host`, or on all addresses; one socket serves IPv4 and IPv6 where it can.
+class Process:
+    """One relay, from its settings to its end."""
 
-    Raises:
-        UsageError: no such host, no such address here, port taken or not permitted.
-    """
-    where = f"{host or 'all addresses'} port {port}"
+    def __init__(
+        self, config: Config, argv: Sequence[str] | None, environ: Mapping[str, str]
+    ) -> None:
+        """Open all that can be refused: sockets, certificate, token.
+
+        Raises:
+            UsageError: something cannot be used as the settings say.
+        """
+        logs.set_up(config.log_level, config.log_format)
+        self._config = config
+        self._argv = argv
+        self._environ = environ
+        self._relay = Relay(config, time.monotonic)
+        self._inspection = self._inspected(config.metrics)
+        self._certificate = (
+            Certificate(config.certfile, config.keyfile) if config.certfile else None
+        )
+        handed = sockets.passed(environ, os.getpid())
+        self._was_handed_sockets = bool(handed)
+        self._listeners = handed or [_listener(config)]
+        self._stop = asyncio.Event()
+        self._hurry = asyncio.Event()
+
+    def _inspected(self, address: tuple[str, int] | None) -> Inspection | None:
+        if address is None:
+            return None
+        if not self._relay.has_metrics:
+            raise UsageError("--metrics needs: pip install 'authmesh[relay]'")
+        listener = sockets.bind(*address)
+        return Inspection(listener, self._relay.inspected, time.monotonic)
+
+    def run(self) -> None:
+        """Run until it is told to stop; prints one line when devices can connect."""
+        with contextlib.ExitStack() as on:
+            for listener in self._listeners:
+                on.enter_context(listener)
+            on.callback(self._forget_path)
+            with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+                runner.run(self._serve())
+
+    async def _serve(self) -> None:
+        loop = asyncio.get_running_loop()
+        _allow_files(self._relay.max_sockets + OTHER_FILES)
+        self._on_signals(loop)
+        servers = [await self._listen(loop, listener) for listener in self._listeners]
+        if self._inspection is not None:
+            servers.append(await self._inspection.listen(loop))
+        try:
+            # A task group, so that a defect in the ticking ends the process instead of leaving
+            # a relay behind in which no code ever expires.
+            async with asyncio.TaskGroup() as tasks:
+                ticking = tasks.create_task(self._tick())
+                self._say_where()
+                await self._stop.wait()
+                sockets.notify(self._environ, "STOPPING=1")
+                await self._drain()
+                ticking.cancel()
+        finally:
+            for server in servers:
+                server.close()
+            await self._relay.close()
+
+    async def _listen(
+        self, loop: asyncio.AbstractEventLoop, listener: socket.socket
+    ) -> asyncio.Server:
+        context = self._certificate.context if self._certificate else None
+        patience = HANDSHAKE_SECONDS if context else None
+        if listener.family == socket.AF_UNIX:
+            return await loop.create_unix_server(
+                self._relay.connection,
+                sock=listener,
+                ssl=context,
+                ssl_handshake_timeout=patience,
+                backlog=sockets.BACKLOG,
+            )
+        return await loop.create_server(
+            self._relay.connection,
+            sock=listener,
+            ssl=context,
+            ssl_handshake_timeout=patience,
+            backlog=sockets.BACKLOG,
+        )
+
+    async def _tick(self) -> None:
+        looked = time.monotonic()
+        while True:
+            await asyncio.sleep(TICK_SECONDS)
+            self._relay.tick()
+            if self._inspection is not None:
+                self._inspection.tick()
+            sockets.notify(self._environ, "WATCHDOG=1")
+            if self._certificate and time.monotonic() - looked >= CERTIFICATE_SECONDS:
+                looked = time.monotonic()
+                self._certificate.refresh()
+
+    async def _drain(self) -> None:
+        """Let pairings finish, unless somebody is in a hurry."""
+        if self._hurry.is_set():
+            return
+        draining = asyncio.ensure_future(self._relay.drain(self._config.drain_seconds))
+        hurrying = asyncio.ensure_future(self._hurry.wait())
+        await asyncio.wait((draining, hurrying), return_when=asyncio.FIRST_COMPLETED)
+        for task in (draining, hurrying):
+            task.cancel()
+        await asyncio.gather(draining, hurrying, return_exceptions=True)
+
+    def _on_signals(self, loop: asyncio.AbstractEventLoop) -> None:
+        loop.add_signal_handler(signal.SIGTERM, self._on_term)
+        loop.add_signal_handler(signal.SIGINT, self._on_interrupt)
+        loop.add_signal_handler(signal.SIGHUP, self._reload)
+        if self._config.stop_on_eof:
+            _on_eof(loop, self._on_interrupt)
+
+    def _on_term(self) -> None:
+        if self._stop.is_set():
+            self._hurry.set()
+        self._stop.set()
+
+    def _on_interrupt(self) -> None:
+        self._hurry.set()
+        self._stop.set()
+
+    def _reload(self) -> None:
+        """Take over what can change while devices are here; keep everything after a mistake."""
+        sockets.notify(
+            self._environ, "RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}"
+        )
+        try:
+            new = configuration.load(self._argv, self._environ)
+        except UsageError as error:
+            log.error("the settings stay as they were: %s", error)
+        else:
+            logging.getLogger().setLevel(new.log_level.upper())
+            self._relay.set_limits(new.limits)
+            kept = replace(self._config, limits=new.limits, log_level=new.log_level)
+            if new != kept:
+                log.warning("only limits and log level change without a restart")
+            self._config = kept
+            log.info("the settings were read again")
+        if self._certificate:
+            self._certificate.refresh()
+        sockets.notify(self._environ, "READY=1")
+
+    def _say_where(self) -> None:
+        # Lines on standard output; programs that start a relay read the port from them.
+        for listener in self._listeners:
+            where = sockets.url(listener, tls=self._certificate is not None)
+            sys.stdout.write(f"listening on {where}\n")
+        sys.stdout.flush()
+        sockets.notify(self._environ, "READY=1")
+
+    def _forget_path(self) -> None:
+        # systemd removes what it made; what we made is ours to remove.
+        if self._config.unix and not self._was_handed_sockets:
+            self._config.unix.unlink(missing_ok=True)
+
+
+def _listener(config: Config) -> socket.socket:
+    if config.unix:
+        return sockets.bind_path(config.unix)
+    return sockets.bind(config.host, config.port)
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop's event loop where it is installed: it takes a quarter less time (bench/relay.py)."""
     try:
-        return _listener(host, port)
-    except socket.gaierror as error:
-        raise _cannot_listen(where, str(error.strerror)) from error
-    except OSError as error:
-        raise _cannot_listen(where, os.strerror(error.errno or 0)) from error
-    except UnicodeError as error:
-        raise _cannot_listen(where, "not a host name") from error
+        factory: Callable[[], asyncio.AbstractEventLoop] = import_module("uvloop").new_event_loop
+    except ImportError:
+        return None
+    return factory
 
 
-def _cannot_listen(where: str, reason: str) -> UsageError:
-    return UsageError(f"cannot listen on {where}: {reason.lower()}")
-
-
-def _listener(host: str | None, port: int) -> socket.socket:
-    if host in (None, "::"):
-        dual = socket.has_dualstack_ipv6()
-        family = socket.AF_INET6 if dual else socket.AF_INET
-        listener = socket.create_server(
-            ("", port), family=family, backlog=BACKLOG, dualstack_ipv6=dual
-        )
-    else:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.create_server(
-            cast(tuple[str, int], address), family=family, backlog=BACKLOG
-        )
-    # Accepted sockets inherit it.
-    for buffer in (socket.SO_RCVBUF, socket.SO_SNDBUF):
-        listener.setsockopt(socket.SOL_SOCKET, buffer, KERNEL_BUFFER_BYTES)
-    return listener
-
-
-def url(listener: socket.socket) -> str:
-    """Where devices find the relay that listens on `listener`."""
-    host, port = listener.getsockname()[:2]
-    return f"ws://[{host}]:{port}/ws" if ":" in host else f"ws://{host}:{port}/ws"
-
-
-def run(config: Config, listener: socket.socket) -> None:
-    """Run a relay until it is told to stop; see `serve`. Logs to standard error."""
-    logging.basicConfig(
-        level=config.log_level.upper(),
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-    )
-    with listener:
-        asyncio.run(serve(config, listener))
-
-
-async def serve(config: Config, listener: socket.socket) -> None:
-    """Run a relay until SIGTERM, SIGINT or, if so configured, the end of standard input."""
-    relay = Relay(config, time.monotonic)
-    _allow_files(relay.max_sockets + OTHER_FILES)
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    if config.stop_on_eof:
-        _stop_on_eof(loop, stop)
-    await relay.run(listener, stop, started=lambda: _say_where(listener))
-
-
-def _say_where(listener: socket.socket) -> None:
-    # The one line on standard output; programs that start a relay read the port from it.
-    sys.stdout.write(f"listening on {url(listener)}\n")
-    sys.stdout.flush()
-
-
-def _stop_on_eof(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
+def _on_eof(loop: asyncio.AbstractEventLoop, stop: Callable[[], None]) -> None:
     descriptor = sys.stdin.fileno()
 
     def readable() -> None:
         if not os.read(descriptor, 4096):
             loop.remove_reader(descriptor)
-            stop.set()
+            stop()
 
     try:
         loop.add_reader(descriptor, readable)
-    except PermissionError:
-        stop.set()  # /dev/null or a file: it has ended already
+    except (PermissionError, OSError):
+        stop()  # /dev/null or a file: it has ended already
 
 
 def _allow_files(wanted: int) -> None:

@@ -18,6 +18,7 @@ from amesh_core.wire.relay import ErrorCode, Rejection
 
 # Close codes of RFC 6455 section 7.4.1 and of the registry it opens.
 NORMAL_CLOSURE: Final = 1000
+GOING_AWAY: Final = 1001
 POLICY_VIOLATION: Final = 1008
 TRY_AGAIN_LATER: Final = 1013
 

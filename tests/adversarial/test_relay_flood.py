@@ -21,7 +21,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 from amesh_core.wire import relay as wire
-from amesh_relay import server as relay_server
+from amesh_relay import patience
 from tests.support.relay import (
     PING,
     TEXT,
@@ -151,7 +151,7 @@ def test_a_peer_that_does_not_read_stalls_its_sender_only() -> None:
 
 def test_a_peer_that_does_not_read_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     """And its sender is told, instead of waiting for the end of the session."""
-    monkeypatch.setattr(relay_server, "SLOW_PEER_SECONDS", 0.2)
+    monkeypatch.setattr(patience, "SLOW_PEER_SECONDS", 0.2)
 
     async def ceremony() -> None:
         async with (
@@ -180,7 +180,7 @@ def test_a_peer_that_does_not_read_is_cut(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_a_peer_that_reads_again_in_time_is_not_cut(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(relay_server, "SLOW_PEER_SECONDS", 2)
+    monkeypatch.setattr(patience, "SLOW_PEER_SECONDS", 2)
 
     async def ceremony() -> None:
         async with (

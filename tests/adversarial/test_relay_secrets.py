@@ -71,7 +71,7 @@ def test_a_debug_log_of_a_whole_life_holds_no_secret() -> None:
         relay.process.terminate()
         assert relay.wait() == 0
         log = relay.log()
-    assert "connection 1 is open" in log, "nothing was logged, so nothing was shown"
+    assert "/1 is open" in log, "nothing was logged, so nothing was shown"
     assert "stopping" in log
     for name, secret in SECRETS.items():
         assert secret not in log, name

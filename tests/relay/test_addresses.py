@@ -49,11 +49,11 @@ TRUSTED = [network("10.0.0.0/8"), network("fd00::/8"), network("203.0.113.9")]
     ],
 )
 def test_the_client_of_a_socket(peer: str, forwarded: list[str], expected: str) -> None:
-    assert client_address(peer, forwarded, TRUSTED) == ip_address(expected)
+    assert client_address(ip_address(peer), forwarded, TRUSTED) == ip_address(expected)
 
 
 def test_nobody_is_trusted_unless_named() -> None:
-    assert client_address("127.0.0.1", ["198.51.100.7"], []) == ip_address("127.0.0.1")
+    assert client_address(ip_address("127.0.0.1"), ["198.51.100.7"], []) == ip_address("127.0.0.1")
 
 
 @pytest.mark.parametrize(

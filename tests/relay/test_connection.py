@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from ipaddress import ip_address
 
 from websockets.datastructures import Headers
 from websockets.http11 import Request, Response
@@ -294,7 +295,7 @@ def test_a_peer_without_a_name_is_a_client_like_others() -> None:
 def test_there_are_so_many_sockets_in_all() -> None:
     doors = Doors(Limits(max_connections=1), [])
     entered = [
-        doors.enter(number, f"198.51.{number // 250}.{number % 250}")
+        doors.enter(number, ip_address(f"198.51.{number // 250}.{number % 250}"))
         for number in range(doors.max_sockets + 1)
     ]
     assert entered == [True] * 1001 + [False]

@@ -19,9 +19,10 @@ from pathlib import Path
 from websockets.sync.client import ClientConnection, connect
 
 from amesh_core.wire import relay as wire
+from amesh_relay import process
 from amesh_relay.config import Config
-from amesh_relay.process import bind, url
 from amesh_relay.server import Relay
+from amesh_relay.sockets import bind, url
 
 _LISTENING = re.compile(r"listening on (ws://(.+):([0-9]+)/ws)\n")
 _STOP_SECONDS = 20
@@ -64,7 +65,7 @@ def relay_process(
         with (
             log.open("w", encoding="utf-8") as errors,
             subprocess.Popen(
-                [*command, "--stop-on-eof", *where, *options],
+                [*command, "--stop-on-eof", "--drain-seconds", "0", *where, *options],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
@@ -189,12 +190,18 @@ async def relay_in_process(
 ) -> AsyncIterator[str]:
     """The same relay in this event loop, for tests that move its clock; gives its URL."""
     relay = Relay(config or Config(host="127.0.0.1", port=0), clock)
-    stop, started = asyncio.Event(), asyncio.Event()
+
+    async def tick() -> None:
+        while True:
+            await asyncio.sleep(process.TICK_SECONDS)
+            relay.tick()
+
     with bind("127.0.0.1", 0) as listener:
-        running = asyncio.create_task(relay.run(listener, stop, started.set))
-        await started.wait()
+        server = await asyncio.get_running_loop().create_server(relay.connection, sock=listener)
+        ticking = asyncio.create_task(tick())
         try:
             yield url(listener)
         finally:
-            stop.set()
-            await running
+            ticking.cancel()
+            server.close()
+            await relay.close()

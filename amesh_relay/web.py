@@ -1,0 +1,84 @@
+"""What the relay answers to plain HTTP: is it up, does it take devices, what has it done."""
+
+from __future__ import annotations
+
+import hmac
+import json
+from http import HTTPStatus
+from pathlib import Path
+from typing import Final
+
+from websockets.datastructures import Headers
+from websockets.http11 import Request, Response
+
+from amesh_core.errors import UsageError
+
+# After that, whatever restarts relays has put another one in our place.
+RETRY_SECONDS: Final = 5
+
+
+class AccessToken:
+    """The token that a device has to send, when only some may use this relay."""
+
+    def __init__(self, path: Path) -> None:
+        """Read it.
+
+        Raises:
+            UsageError: there is none, or the file cannot be read.
+        """
+        try:
+            self._token = path.read_bytes().strip()
+        except OSError as error:
+            raise UsageError(f"{path}: {(error.strerror or 'cannot be read').lower()}") from None
+        if not self._token:
+            raise UsageError(f"{path} is empty")
+
+    def admits(self, headers: Headers) -> bool:
+        """Whether a request carries it: `Authorization: Bearer TOKEN`, once."""
+        values = headers.get_all("Authorization")
+        scheme, _, token = values[0].partition(" ") if len(values) == 1 else ("", "", "")
+        # Also for another scheme: what is compared takes the same time whatever it is.
+        is_it = hmac.compare_digest(token.strip().encode(), self._token)
+        return is_it and scheme.lower() == "bearer"
+
+
+def path_of(request: Request) -> str:
+    """The path of a request, without its query."""
+    return request.path.partition("?")[0]
+
+
+def json_answer(status: HTTPStatus, value: dict[str, object]) -> Response:
+    """A JSON object and a newline."""
+    return answer(status, "application/json", (json.dumps(value) + "\n").encode())
+
+
+def text_answer(status: HTTPStatus, text: str) -> Response:
+    """A line of text."""
+    return answer(status, "text/plain; charset=utf-8", f"{text}\n".encode())
+
+
+def busy_answer(text: str) -> Response:
+    """Not now; perhaps in a moment."""
+    response = text_answer(HTTPStatus.SERVICE_UNAVAILABLE, text)
+    response.headers["Retry-After"] = str(RETRY_SECONDS)
+    return response
+
+
+def unauthorized_answer() -> Response:
+    """The access token is missing or another one."""
+    response = text_answer(HTTPStatus.UNAUTHORIZED, "this relay needs an access token")
+    response.headers["WWW-Authenticate"] = "Bearer"
+    return response
+
+
+def answer(status: HTTPStatus, content_type: str, body: bytes) -> Response:
+    """A whole answer, after which the connection ends."""
+    headers = Headers(
+        {
+            "Content-Type": content_type,
+            "Content-Length": str(len(body)),
+            "Cache-Control": "no-store",
+            "Connection": "close",
+        }
+    )
+    return Response(status.value, status.phrase, headers, body)
