@@ -17,11 +17,13 @@ from amesh_relay.limits import Attempts, Limits, Timers
 from amesh_relay.roles import (
     POLICY_VIOLATION,
     Announcing,
+    Burned,
     Connection,
     Deliver,
     Effect,
     Hangup,
     Spent,
+    Unwatched,
     Watching,
     reject,
 )
@@ -98,10 +100,18 @@ class Announcements:
         if not watch.unanswered:
             return []
         target, _ = watch.unanswered.popleft()
+        effects: list[Effect] = []
         if isinstance(frame, wire.BootstrapAcked):
             # Only now: who merely knows a jti must not be able to use it up.
             self._burned.start(frame.jti, now)
-        return [Deliver(target.number, frame)] if isinstance(target.role, Announcing) else []
+            effects.append(Burned(frame.jti))
+        if isinstance(target.role, Announcing):
+            effects.append(Deliver(target.number, frame))
+        return effects
+
+    def burn(self, jti: str, age_seconds: float, now: float) -> None:
+        """A jti was used up so long ago; to be told in the order in which it happened."""
+        self._burned.start(jti, now - age_seconds)
 
     def stop_watching(self, jtis: frozenset[str]) -> list[Effect]:
         """A watcher is gone; so say those who still wait for its answer."""
@@ -110,6 +120,7 @@ class Announcements:
             for target, _ in self._watches.pop(jti).unanswered:
                 if isinstance(target.role, Announcing):
                     effects += reject(target, jti, Rejection.NO_WATCHER)
+            effects.append(Unwatched(jti))
         return effects
 
     def tick(self, now: float) -> None:

@@ -17,6 +17,7 @@ from amesh_relay.roles import (
     Connection,
     Deliver,
     Effect,
+    Freed,
     Hangup,
     Paired,
     Session,
@@ -60,6 +61,17 @@ class Codes:
         """Whether there is room for no further code."""
         return len(self) >= self.settings.max_sessions
 
+    def waiting(self) -> list[str]:
+        """The codes that wait."""
+        return list(self._waiting)
+
+    def expire(self, otc: str, now: float) -> list[Effect]:
+        """A code that waits may not wait any longer."""
+        if otc not in self._waiting:
+            return []
+        expired = finish(self._waiting[otc], wire.RelayErrorFrame(ErrorCode.OTC_EXPIRED))
+        return [*expired, *self.stop_waiting(otc, now)]
+
     def listen(self, target: Connection, otc: str, now: float) -> list[Effect]:
         """A target wants to wait under `otc`."""
         if self._in_use(otc) or self._guessed.exhausted(otc, now):
@@ -94,40 +106,42 @@ class Codes:
         receiver = session.other(sender)
         session.bytes_left -= _DATA_FRAME_BYTES + len(frame.payload.encode())
         if session.bytes_left < 0:
-            self._end(session, now)
             over = wire.RelayErrorFrame(ErrorCode.SESSION_DATA_LIMIT)
-            return finish(sender, over) + finish(receiver, over)
+            return [*finish(sender, over), *finish(receiver, over), *self._end(session, now)]
         self._idle.start(session, now)
         return [Deliver(receiver.number, frame)]
 
     def done(self, sender: Connection, session: Session, now: float) -> list[Effect]:
         """One side says that the ceremony is over; it is, for both."""
-        self._end(session, now)
         sender.role = Spent()
-        return [*finish(session.other(sender), wire.Done()), Hangup(sender.number, NORMAL_CLOSURE)]
+        return [
+            *finish(session.other(sender), wire.Done()),
+            Hangup(sender.number, NORMAL_CLOSURE),
+            *self._end(session, now),
+        ]
 
-    def stop_waiting(self, otc: str, now: float) -> None:
+    def stop_waiting(self, otc: str, now: float) -> list[Effect]:
         """The target behind a code does not wait any longer."""
         self._places.leave(self._waiting.pop(otc).client)
         self._wait.stop(otc)
         self._past.start(otc, now)
+        return [Freed(otc)]
 
     def abandon(self, leaver: Connection, session: Session, now: float) -> list[Effect]:
         """One side of a session is gone."""
-        self._end(session, now)
-        return finish(session.other(leaver), wire.RelayErrorFrame(ErrorCode.PEER_DISCONNECTED))
+        gone = wire.RelayErrorFrame(ErrorCode.PEER_DISCONNECTED)
+        return [*finish(session.other(leaver), gone), *self._end(session, now)]
 
     def tick(self, now: float) -> list[Effect]:
         """End what ran out of time, and forget what no longer counts."""
         effects: list[Effect] = []
         expired = wire.RelayErrorFrame(ErrorCode.OTC_EXPIRED)
         for otc in self._wait.due(now):
-            effects += finish(self._waiting[otc], expired)
-            self.stop_waiting(otc, now)
+            effects += self.expire(otc, now)
         # A session that ran out of both is met once: ending it stops the other timer.
         while late := self._idle.due(now) or self._life.due(now):
             for session in late:
-                self._end(session, now)
+                effects += self._end(session, now)
                 effects += finish(session.target, expired) + finish(session.controller, expired)
         self._past.due(now)
         self._guessers.forget(now)
@@ -150,9 +164,10 @@ class Codes:
             Deliver(controller.number, wire.PeerFound()),
         ]
 
-    def _end(self, session: Session, now: float) -> None:
+    def _end(self, session: Session, now: float) -> list[Effect]:
         del self._sessions[session.otc]
         self._places.leave(session.target.client)
         self._idle.stop(session)
         self._life.stop(session)
         self._past.start(session.otc, now)
+        return [Freed(session.otc)]

@@ -26,7 +26,9 @@ from amesh_relay.roles import (
     TRY_AGAIN_LATER,
     Announcing,
     Connection,
+    Deliver,
     Effect,
+    Elsewhere,
     Fresh,
     Hangup,
     Paired,
@@ -74,6 +76,40 @@ class Hub:
         self._silent.start(connection, now)
         return []
 
+    def adopt(self, number: int, client: bytes) -> None:
+        """A connection of another relay, which has a place there, takes part in something here."""
+        self._connections[number] = Connection(number, client, is_guest=True)
+
+    def send_elsewhere(self, number: int) -> None:
+        """What a connection is here for is at another relay."""
+        self._connections[number].role = Elsewhere()
+
+    def is_fresh(self, number: int) -> bool:
+        """Whether it has not said yet what it is here for, so that a code or token may be."""
+        connection = self._connections.get(number)
+        return connection is not None and isinstance(connection.role, Fresh | Watching | Announcing)
+
+    def deny(self, number: int, code: ErrorCode, now: float) -> list[Effect]:
+        """What it asked for is refused by whoever shares codes with us; it may ask again."""
+        connection = self._connections.get(number)
+        if connection is None or isinstance(connection.role, Spent):
+            return []
+        if code is ErrorCode.RATE_LIMITED:
+            return self._refuse(connection, code, now)
+        return error(connection, code)
+
+    def burn(self, jti: str, age_seconds: float, now: float) -> None:
+        """A jti was used up so long ago; to be told in the order in which it happened."""
+        self._announcements.burn(jti, age_seconds, now)
+
+    def waiting(self) -> list[str]:
+        """The codes that wait here."""
+        return self._codes.waiting()
+
+    def expire(self, otc: str, now: float) -> list[Effect]:
+        """A code that waits may not wait any longer."""
+        return self._codes.expire(otc, now)
+
     def receive(self, number: int, frame: wire.DeviceFrame, now: float) -> list[Effect]:
         """A frame came in."""
         codes, announcements = self._codes, self._announcements
@@ -81,7 +117,7 @@ class Hub:
         if connection is None:
             return []
         match connection.role, frame:
-            case Spent(), _:
+            case Spent() | Elsewhere(), _:
                 return []
             case Fresh(), wire.Listen() | wire.Connect() if codes.limited(connection.client, now):
                 # Before anything is looked up: who has no attempts left learns nothing.
@@ -93,8 +129,8 @@ class Hub:
             case Fresh(), wire.Connect(otc):
                 return codes.connect(connection, otc, now)
             case Waiting(), wire.Done():
-                self._leave(connection, now)
-                return [Hangup(connection.number, NORMAL_CLOSURE)]
+                freed = self._leave(connection, now)
+                return [Hangup(connection.number, NORMAL_CLOSURE), *freed]
             case Paired(session), wire.Data():
                 return codes.data(connection, session, frame, now)
             case Paired(session), wire.Done():
@@ -129,16 +165,17 @@ class Hub:
         if connection is None:
             return []
         self._silent.stop(connection)
-        self._places.leave(connection.client)
+        if not connection.is_guest:
+            self._places.leave(connection.client)
         return self._leave(connection, now)
 
     def drain(self, now: float) -> list[Effect]:
         """Send away all but the two ends of a session: what they wait for will not come here."""
         effects: list[Effect] = []
         for connection in self._connections.values():
-            if not isinstance(connection.role, Paired | Spent):
-                self._leave(connection, now)
-                effects.append(Hangup(connection.number, GOING_AWAY))
+            if not isinstance(connection.role, Paired | Elsewhere | Spent):
+                effects += [Hangup(connection.number, GOING_AWAY)]
+                effects += [e for e in self._leave(connection, now) if not isinstance(e, Deliver)]
         return effects
 
     def tick(self, now: float) -> list[Effect]:
@@ -165,11 +202,10 @@ class Hub:
         role, connection.role = connection.role, Spent()
         match role:
             case Waiting(otc):
-                self._codes.stop_waiting(otc, now)
-                return []
+                return self._codes.stop_waiting(otc, now)
             case Paired(session):
                 return self._codes.abandon(connection, session, now)
             case Watching(jtis):
                 return self._announcements.stop_watching(jtis)
-            case Fresh() | Announcing() | Spent():
+            case Fresh() | Announcing() | Elsewhere() | Spent():
                 return []

@@ -3,7 +3,8 @@
     Fresh ── listen ──> Waiting ── (a controller connects) ──> Paired ──> Spent
       ├──── connect ─────────────────────────────────────────> Paired ──> Spent
       ├──── bootstrap_watch ──> Watching
-      └──── bootstrap_init ──> Announcing
+      ├──── bootstrap_init ──> Announcing
+      └──── (at another relay) ──> Elsewhere
 
 No role leads back to Fresh: a socket belongs to one session for its whole life.
 """
@@ -39,7 +40,28 @@ class Hangup:
     close_code: int
 
 
-Effect = Deliver | Hangup
+@dataclass(frozen=True, slots=True)
+class Freed:
+    """A code is not in use any more; whoever shares codes with other relays tells them."""
+
+    otc: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Burned:
+    """A jti is used up, for the token's longest life and an hour."""
+
+    jti: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Unwatched:
+    """Nobody here watches a jti any more."""
+
+    jti: str = field(repr=False)
+
+
+Effect = Deliver | Hangup | Freed | Burned | Unwatched
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +98,16 @@ class Announcing:
 
 
 @dataclass(frozen=True, slots=True)
+class Elsewhere:
+    """Its session, or its watcher, is at another relay, which decides what it may do."""
+
+
+@dataclass(frozen=True, slots=True)
 class Spent:
     """Its session is over, or it broke a rule: whatever it still sends is dropped."""
 
 
-Role = Fresh | Waiting | Paired | Watching | Announcing | Spent
+Role = Fresh | Waiting | Paired | Watching | Announcing | Elsewhere | Spent
 
 
 @dataclass(slots=True, eq=False)
@@ -90,6 +117,7 @@ class Connection:
     number: int
     client: bytes = field(repr=False)  # addresses.client: whom it counts for
     role: Role = Fresh()
+    is_guest: bool = False  # of another relay: its place is there
 
 
 @dataclass(slots=True, eq=False)

@@ -29,7 +29,7 @@ from amesh_relay.hub import Hub
 from amesh_relay.limits import Limits
 from amesh_relay.logs import DayNumbers
 from amesh_relay.patience import Patience
-from amesh_relay.roles import GOING_AWAY, Deliver, Effect, Hangup
+from amesh_relay.roles import GOING_AWAY, Burned, Deliver, Effect, Freed, Hangup, Unwatched
 
 if TYPE_CHECKING:
     from amesh_relay.metrics import Metrics
@@ -249,14 +249,18 @@ class Relay:
         """
         touched: dict[Connection, None] = {}
         for effect in effects:
-            connection = self._sockets[effect.to]
             match effect:
-                case Deliver(frame=frame):
+                case Deliver(to, frame):
+                    connection = self._sockets[to]
                     self.counts.told(frame)
                     connection.send(wire.encode(frame))
-                case Hangup(close_code=code):
+                    touched[connection] = None
+                case Hangup(to, code):
+                    connection = self._sockets[to]
                     connection.close(code)
-            touched[connection] = None
+                    touched[connection] = None
+                case Freed() | Burned() | Unwatched():
+                    pass
         for connection in touched:
             connection.flush()
         if touched:

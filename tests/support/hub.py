@@ -29,6 +29,7 @@ class House:
         self.now = 1000.0
         self.sent: defaultdict[int, list[wire.RelayFrame]] = defaultdict(list)
         self.closed: dict[int, int] = {}
+        self.told: list[Effect] = []  # what other relays are to know
         self._numbers = count(1)
         self._here: set[int] = set()
 
@@ -57,8 +58,10 @@ class House:
         return self.perform(self.hub.tick(self.now))
 
     def perform(self, effects: list[Effect]) -> list[Effect]:
-        """Record effects as a client would see them."""
-        for effect in effects:
+        """Record effects as a client would see them; returns those that clients see."""
+        seen = [effect for effect in effects if isinstance(effect, Deliver | Hangup)]
+        self.told += [effect for effect in effects if not isinstance(effect, Deliver | Hangup)]
+        for effect in seen:
             assert effect.to not in self.closed, "spoken to after it was hung up on"
             assert effect.to in self._here, "spoken to after it left"
             match effect:
@@ -66,7 +69,7 @@ class House:
                     self.sent[number].append(frame)
                 case Hangup(number, code):
                     self.closed[number] = code
-        return effects
+        return [*seen]
 
     def take(self, number: int) -> list[wire.RelayFrame]:
         """What a client was sent since it was last asked."""
