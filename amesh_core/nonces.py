@@ -26,7 +26,9 @@ class NonceStore(Protocol):
         Atomic: of any number of calls with one device and nonce, one returns True.
 
         Raises:
-            Unavailable: the store is full or cannot be reached; nothing was remembered.
+            Unavailable: the store is full, or did not say whether it knew the nonce. The
+                request is not accepted; a store elsewhere may have remembered the nonce all
+                the same, so what is sent again is signed again.
         """
 
 

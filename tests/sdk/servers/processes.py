@@ -169,11 +169,11 @@ def running(program: Program, home: Path, **options: Any) -> Iterator[Running]:
     with started(program, home, **options) as (process, log, granted):
         log.wait_for(program.ready)
         port = granted if "{port}" in program.arguments else int(log.wait_for(_ADDRESS)[1])
-        _wait_until_it_listens(port, process)
+        wait_until_it_listens(port, process)
         yield Running("127.0.0.1", port, log, process)
 
 
-def _wait_until_it_listens(port: int, process: subprocess.Popen[str]) -> None:
+def wait_until_it_listens(port: int, process: subprocess.Popen[str]) -> None:
     """Some say that they are ready a moment before one of their workers listens."""
     end = time.monotonic() + PATIENCE_SECONDS
     while time.monotonic() < end:
@@ -182,6 +182,7 @@ def _wait_until_it_listens(port: int, process: subprocess.Popen[str]) -> None:
         except ConnectionRefusedError:
             with suppress(subprocess.TimeoutExpired):
                 process.wait(0.01)
+                break
         else:
             return
     raise AssertionError("the server never listened")
