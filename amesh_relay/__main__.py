@@ -13,24 +13,26 @@ from amesh_relay import config
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the relay; prints `listening on ws://HOST:PORT/ws` once devices can connect.
 
-    Returns the exit status: 0 stopped by a signal, 1 cannot listen.
+    Returns the exit status: 0 stopped by a signal, or the settings are in
+    order; 1 something that they name cannot be used.
     """
     reading = config.read(argv, os.environ)
-    if reading.check_only:
-        sys.stdout.write("the settings are in order\n")
-        return 0
     settings = reading.config
     # Here and not above: `--help` and a wrong option need no sockets, and no 100 ms for them.
-    from amesh_relay.process import Process
+    from amesh_relay import process
 
     try:
-        process = Process(settings, argv, os.environ)
+        if reading.check_only:
+            process.check(settings)
+            sys.stdout.write("the settings are in order\n")
+            return 0
+        relay = process.Process(settings, argv, os.environ)
     except UsageError as error:
         sys.stderr.write(f"error: {error}\n")
-        if "listen" in str(error):
+        if str(error).startswith("cannot listen") and not settings.unix:
             sys.stderr.write("hint: choose another --host or --port\n")
         return 1
-    process.run()
+    relay.run()
     return 0
 
 

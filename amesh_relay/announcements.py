@@ -113,6 +113,10 @@ class Announcements:
         """A jti was used up so long ago; to be told in the order in which it happened."""
         self._burned.start(jti, now - age_seconds)
 
+    def watched(self) -> list[str]:
+        """The jtis that somebody watches."""
+        return list(self._watches)
+
     def stop_watching(self, jtis: frozenset[str]) -> list[Effect]:
         """A watcher is gone; so say those who still wait for its answer."""
         effects: list[Effect] = []

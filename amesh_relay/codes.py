@@ -61,9 +61,9 @@ class Codes:
         """Whether there is room for no further code."""
         return len(self) >= self.settings.max_sessions
 
-    def waiting(self) -> list[str]:
-        """The codes that wait."""
-        return list(self._waiting)
+    def waiting(self) -> list[tuple[str, bytes]]:
+        """The codes that wait, and whom each counts for."""
+        return [(otc, target.client) for otc, target in self._waiting.items()]
 
     def expire(self, otc: str, now: float) -> list[Effect]:
         """A code that waits may not wait any longer."""

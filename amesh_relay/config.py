@@ -19,6 +19,7 @@ from amesh_core.errors import UsageError
 from amesh_relay.addresses import Network
 from amesh_relay.limits import Limits
 from amesh_relay.options import ENVIRONMENT_NAMES, ON_THE_COMMAND_LINE_ONLY, add_options
+from amesh_relay.state import choice
 
 DEFAULT_PORT: Final = 3001
 
@@ -57,6 +58,7 @@ class Config:
         Raises:
             UsageError: says which.
         """
+        choice.check(self.state)
         if self.keyfile and not self.certfile:
             raise UsageError("--keyfile needs --certfile")
         if self.unix and self.host:

@@ -23,10 +23,9 @@ from websockets.http11 import Request
 from websockets.protocol import State
 from websockets.server import ServerProtocol
 
-from amesh_core.errors import Malformed
 from amesh_core.wire.relay import MAX_FRAME_BYTES
-from amesh_relay import proxy_protocol
 from amesh_relay.addresses import NOWHERE, Address, plain
+from amesh_relay.flow import Flow
 from amesh_relay.house import House
 
 # What may wait to be sent to a peer before whoever writes to it has to wait.
@@ -40,17 +39,14 @@ MAX_FRAGMENTS: Final = 64
 _DATA_OPCODES: Final = (Opcode.TEXT, Opcode.BINARY, Opcode.CONT)
 
 
-class Connection(asyncio.BufferedProtocol):
+class Connection(Flow, asyncio.BufferedProtocol):
     """A socket of a house; its number is never used twice."""
 
     __slots__ = (
-        "_blocking",
         "_fragments",
         "_has_ended",
-        "_held_back",
         "_house",
         "_is_text",
-        "_preamble",
         "_transport",
         "_websocket",
         "is_alive",
@@ -60,36 +56,24 @@ class Connection(asyncio.BufferedProtocol):
     )
 
     def __init__(self, house: House, number: int) -> None:
+        super().__init__()
         self.number = number
         self.is_alive = True  # whether it was heard of since it was last asked
         self.peer: Address = NOWHERE
         self._house = house
         self._transport: asyncio.Transport
         self._websocket = ServerProtocol(max_size=MAX_FRAME_BYTES, logger=quiet_logger())
-        self._preamble: bytes | None = None  # of the PROXY protocol, while it is not whole
         self._fragments: list[bytes] = []  # of a message that is not whole yet
         self._is_text = False
         self._has_ended = False  # whether our direction is closed
         self.messages = 0  # since the house last set it to nothing
-        # Why it is not read from: connections with too much to send, or reasons of the house.
-        # Mostly none, so mostly nothing.
-        self._held_back: set[object] | None = None
-        # Who must not outrun it.
-        self._blocking: set[Connection] | None = None
 
     # --- what asyncio calls -------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A socket was accepted."""
         # uvloop's transports are no subclass.
-        self._transport = cast(asyncio.Transport, transport)
-        self._transport.set_write_buffer_limits(WRITE_LIMIT_BYTES)
-        # A Unix socket has no such name, nor on macOS a peer that is gone already.
-        name = transport.get_extra_info("peername")
-        if isinstance(name, tuple):
-            self.peer = plain(ip_address(name[0]))
-        if not self._house.enter(self):
-            self._transport.abort()
+        self.accepted(cast(asyncio.Transport, transport))
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 the buffer is what it is
         """One for all connections: it is empty again before another is read."""
@@ -97,10 +81,11 @@ class Connection(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         """Something came in."""
+        self.take(bytes(self._house.read_buffer[:nbytes]))
+
+    def take(self, data: bytes) -> None:
+        """The other side sent this."""
         self.is_alive = True
-        data = bytes(self._house.read_buffer[:nbytes])
-        if self._preamble is not None:
-            data = self._introduced(data)
         websocket = self._websocket
         websocket.receive_data(data)
         for event in websocket.events_received():
@@ -122,19 +107,13 @@ class Connection(asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 how it ended is all one
         """The socket is closed."""
-        self._unblock()
-        for reason in self._held_back or ():
-            if isinstance(reason, Connection) and reason._blocking:
-                reason._blocking.discard(self)
-        self._held_back = None
+        self._vanish()
         self._house.leave(self)
 
     def pause_writing(self) -> None:
         """More than the write limit waits to be sent."""
-        self._blocking = set()
         self._house.stalled(self, True)
-        # It is answered (pongs, errors) as long as it sends, so it must not send on.
-        self.hold_back_for(self)
+        self._block()
 
     def resume_writing(self) -> None:
         """There is room again."""
@@ -148,14 +127,22 @@ class Connection(asyncio.BufferedProtocol):
         """Whether messages can be sent."""
         return self._websocket.state is State.OPEN
 
-    @property
-    def is_blocked(self) -> bool:
-        """Whether more waits to be sent than may."""
-        return self._blocking is not None
+    def accepted(self, transport: asyncio.Transport) -> bool:
+        """A socket is there; False when it has to go."""
+        self.attach(transport)
+        # A Unix socket has no such name, nor on macOS a peer that is gone already.
+        name = transport.get_extra_info("peername")
+        if isinstance(name, tuple):
+            self.peer = plain(ip_address(name[0]))
+        has_room = self._house.enter(self)
+        if not has_room:
+            transport.abort()
+        return has_room
 
-    def expect_preamble(self) -> None:
-        """It is a proxy's, which says first for whom."""
-        self._preamble = b""
+    def attach(self, transport: asyncio.Transport) -> None:
+        """Talk through this from now on."""
+        self._transport = transport
+        transport.set_write_buffer_limits(WRITE_LIMIT_BYTES)
 
     def send(self, text: str) -> None:
         """Send a message, at the next `flush`; nothing happens when it is too late for that."""
@@ -194,51 +181,13 @@ class Connection(asyncio.BufferedProtocol):
             else:
                 transport.close()
 
-    def hold_back_for(self, slow: Connection) -> None:
-        """Read nothing from this one until `slow` has room again."""
-        if slow._blocking is None:
-            return
-        slow._blocking.add(self)
-        self.hold_back(slow)
-
-    def hold_back(self, reason: object) -> None:
-        """Read nothing from this one, until every reason that was named was let go."""
-        if self._held_back is None:
-            self._held_back = set()
-            self._transport.pause_reading()
-        self._held_back.add(reason)
-
-    def let_go(self, reason: object) -> None:
-        """This is no reason any more."""
-        if self._held_back is not None:
-            self._held_back.discard(reason)
-            if not self._held_back:
-                self._held_back = None
-                self._transport.resume_reading()
-
     # --- inside -------------------------------------------------------------------------
 
-    def _unblock(self) -> None:
-        blocked, self._blocking = self._blocking, None
-        for other in blocked or ():
-            other.let_go(self)
+    def _stop_reading(self) -> None:
+        self._transport.pause_reading()
 
-    def _introduced(self, data: bytes) -> bytes:
-        """What follows the preamble; nothing as long as that is not whole."""
-        data = (self._preamble or b"") + data
-        try:
-            preamble = proxy_protocol.parse(data)
-        except Malformed:
-            self._preamble = None
-            self._transport.abort()
-            return b""
-        if preamble is None:
-            self._preamble = data
-            return b""
-        self._preamble = None
-        if preamble.client is not None:
-            self.peer = plain(preamble.client)
-        return data[preamble.length :]
+    def _read_on(self) -> None:
+        self._transport.resume_reading()
 
     def _shake(self, request: Request) -> None:
         response = self._house.answer(self, request)

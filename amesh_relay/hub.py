@@ -14,7 +14,7 @@ connections or by `limits.MAX_ROWS`.
 from __future__ import annotations
 
 from amesh_core.wire import relay as wire
-from amesh_core.wire.relay import ErrorCode
+from amesh_core.wire.relay import ErrorCode, Rejection
 from amesh_relay import limits
 from amesh_relay.announcements import Announcements
 from amesh_relay.codes import Codes
@@ -36,6 +36,7 @@ from amesh_relay.roles import (
     Waiting,
     Watching,
     error,
+    reject,
 )
 
 
@@ -84,10 +85,42 @@ class Hub:
         """What a connection is here for is at another relay."""
         self._connections[number].role = Elsewhere()
 
-    def is_fresh(self, number: int) -> bool:
-        """Whether it has not said yet what it is here for, so that a code or token may be."""
+    def may_ask(self, number: int, frame: wire.DeviceFrame) -> bool:
+        """Whether the frame names a code or a token that others share, and is in its place."""
         connection = self._connections.get(number)
-        return connection is not None and isinstance(connection.role, Fresh | Watching | Announcing)
+        match connection and connection.role, frame:
+            case Fresh(), wire.Listen() | wire.Connect():
+                return True
+            case Fresh() | Watching(), wire.BootstrapWatch():
+                return True
+            case Fresh(), wire.BootstrapInit():
+                return True
+            case Announcing(jti), wire.BootstrapInit():
+                return frame.jti == jti
+            case _:
+                return False
+
+    def holds(self, number: int, frame: wire.DeviceFrame) -> bool:
+        """Whether it has what the frame asked for."""
+        connection = self._connections.get(number)
+        match connection and connection.role, frame:
+            case Waiting(held), wire.Listen(otc):
+                return held == otc
+            case Watching(jtis), wire.BootstrapWatch(jti):
+                return jti in jtis
+            case _:
+                return False
+
+    def client_of(self, number: int) -> bytes:
+        """Whom a connection counts for."""
+        return self._connections[number].client
+
+    def reject(self, number: int, jti: str, why: Rejection) -> list[Effect]:
+        """A token of it is refused by whoever shares tokens with us; it may ask again."""
+        connection = self._connections.get(number)
+        if connection is None or isinstance(connection.role, Spent):
+            return []
+        return reject(connection, jti, why)
 
     def deny(self, number: int, code: ErrorCode, now: float) -> list[Effect]:
         """What it asked for is refused by whoever shares codes with us; it may ask again."""
@@ -102,9 +135,13 @@ class Hub:
         """A jti was used up so long ago; to be told in the order in which it happened."""
         self._announcements.burn(jti, age_seconds, now)
 
-    def waiting(self) -> list[str]:
-        """The codes that wait here."""
+    def waiting(self) -> list[tuple[str, bytes]]:
+        """The codes that wait here, and whom each counts for."""
         return self._codes.waiting()
+
+    def watched(self) -> list[str]:
+        """The tokens that are watched here."""
+        return self._announcements.watched()
 
     def expire(self, otc: str, now: float) -> list[Effect]:
         """A code that waits may not wait any longer."""

@@ -36,10 +36,10 @@ class DayNumbers:
 
     def name(self, number: int) -> str:
         """Such as `2026-11-23/17`: the 17th connection of that day."""
-        before, day = next(
-            (entry for entry in reversed(self._days) if entry[0] < number), self._days[0]
-        )
-        return f"{day}/{number - before}"
+        for before, day in reversed(self._days):
+            if before < number:
+                return f"{day}/{number - before}"
+        return "of an earlier week"
 
 
 def set_up(level: str, form: str) -> None:

@@ -2,7 +2,7 @@
 
 SIGTERM            no new devices, pairings may finish, then the end; again: the end at once
 SIGINT, --stop-on-eof   the end at once
-SIGHUP             limits, log level and certificate are read again
+SIGHUP             limits, log level, certificate and access tokens are read again
 """
 
 from __future__ import annotations
@@ -24,10 +24,12 @@ from typing import Final
 from amesh_core.errors import UsageError
 from amesh_relay import config as configuration
 from amesh_relay import logs, sockets
+from amesh_relay.addresses import NOWHERE, network
 from amesh_relay.config import Config
+from amesh_relay.entrance import Entrance
 from amesh_relay.inspection import Inspection
-from amesh_relay.patience import HANDSHAKE_SECONDS
 from amesh_relay.server import Relay
+from amesh_relay.state.choice import MEMORY, shared_state
 from amesh_relay.tls import Certificate
 
 log: Final = logging.getLogger("amesh.relay")
@@ -53,14 +55,12 @@ class Process:
         self._config = config
         self._argv = argv
         self._environ = environ
-        self._relay = Relay(config, time.monotonic)
-        self._inspection = self._inspected(config.metrics)
-        self._certificate = (
-            Certificate(config.certfile, config.keyfile) if config.certfile else None
-        )
+        self._certificate = _certificate(config)
         handed = sockets.passed(environ, os.getpid())
         self._was_handed_sockets = bool(handed)
-        self._listeners = handed or [_listener(config)]
+        self._relay = Relay(_with_own_proxy(config, handed), time.monotonic)
+        self._inspection = self._inspected(config.metrics)
+        self._listeners = handed or [_listener(config)]  # last, as it may leave a file behind
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
 
@@ -69,7 +69,10 @@ class Process:
             return None
         if not self._relay.has_metrics:
             raise UsageError("--metrics needs: pip install 'authmesh[relay]'")
-        listener = sockets.bind(*address)
+        try:
+            listener = sockets.bind(*address)
+        except UsageError as error:
+            raise UsageError(f"--metrics: {error}") from None
         return Inspection(listener, self._relay.inspected, time.monotonic)
 
     def run(self) -> None:
@@ -93,11 +96,13 @@ class Process:
             # a relay behind in which no code ever expires.
             async with asyncio.TaskGroup() as tasks:
                 ticking = tasks.create_task(self._tick())
+                sharing = tasks.create_task(self._relay.keep_in_touch())
                 self._say_where()
                 await self._stop.wait()
                 sockets.notify(self._environ, "STOPPING=1")
                 await self._drain()
                 ticking.cancel()
+                sharing.cancel()
         finally:
             for server in servers:
                 server.close()
@@ -106,23 +111,18 @@ class Process:
     async def _listen(
         self, loop: asyncio.AbstractEventLoop, listener: socket.socket
     ) -> asyncio.Server:
-        context = self._certificate.context if self._certificate else None
-        patience = HANDSHAKE_SECONDS if context else None
-        if listener.family == socket.AF_UNIX:
-            return await loop.create_unix_server(
-                self._relay.connection,
-                sock=listener,
-                ssl=context,
-                ssl_handshake_timeout=patience,
-                backlog=sockets.BACKLOG,
-            )
-        return await loop.create_server(
-            self._relay.connection,
-            sock=listener,
-            ssl=context,
-            ssl_handshake_timeout=patience,
-            backlog=sockets.BACKLOG,
+        listen = (
+            loop.create_unix_server if listener.family == socket.AF_UNIX else loop.create_server
         )
+        return await listen(self._accepted, sock=listener, backlog=sockets.BACKLOG)
+
+    def _accepted(self) -> asyncio.BufferedProtocol:
+        """What reads from a socket that was accepted."""
+        connection = self._relay.connection()
+        if self._certificate is None and not self._config.proxy_protocol:
+            return connection
+        context = self._certificate.context if self._certificate else None
+        return Entrance(connection, context, self._relay.introduces)
 
     async def _tick(self) -> None:
         looked = time.monotonic()
@@ -175,14 +175,23 @@ class Process:
         else:
             logging.getLogger().setLevel(new.log_level.upper())
             self._relay.set_limits(new.limits)
+            _allow_files(self._relay.max_sockets + OTHER_FILES)
             kept = replace(self._config, limits=new.limits, log_level=new.log_level)
             if new != kept:
                 log.warning("only limits and log level change without a restart")
             self._config = kept
             log.info("the settings were read again")
+        self._refresh_secrets()
+        sockets.notify(self._environ, "READY=1")
+
+    def _refresh_secrets(self) -> None:
         if self._certificate:
             self._certificate.refresh()
-        sockets.notify(self._environ, "READY=1")
+        if self._relay.tokens:
+            try:
+                self._relay.tokens.read_again()
+            except UsageError as error:
+                log.error("the access tokens stay as they were: %s", error)
 
     def _say_where(self) -> None:
         # Lines on standard output; programs that start a relay read the port from them.
@@ -196,6 +205,34 @@ class Process:
         # systemd removes what it made; what we made is ours to remove.
         if self._config.unix and not self._was_handed_sockets:
             self._config.unix.unlink(missing_ok=True)
+
+
+def check(config: Config) -> None:
+    """Try all that the settings name, but the addresses to listen on.
+
+    Raises:
+        UsageError: something of it cannot be used.
+    """
+    logs.set_up(config.log_level, config.log_format)
+    _certificate(config)
+    shared_state(config.state)
+    # Without its state, which another relay may be using.
+    relay = Relay(replace(config, state=MEMORY), time.monotonic)
+    if config.metrics and not relay.has_metrics:
+        raise UsageError("--metrics needs: pip install 'authmesh[relay]'")
+
+
+def _with_own_proxy(config: Config, handed: Sequence[socket.socket]) -> Config:
+    """Behind a Unix socket there is a proxy, as nothing else gets there."""
+    families = {listener.family for listener in handed}
+    if socket.AF_UNIX in families or (config.unix and not handed):
+        proxies = (*config.trusted_proxies, network(str(NOWHERE)))
+        return replace(config, trusted_proxies=proxies)
+    return config
+
+
+def _certificate(config: Config) -> Certificate | None:
+    return Certificate(config.certfile, config.keyfile) if config.certfile else None
 
 
 def _listener(config: Config) -> socket.socket:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Iterable
 from datetime import UTC, date, datetime
 from http import HTTPStatus
@@ -20,7 +21,8 @@ from amesh_core.errors import BadFrame
 from amesh_core.wire import relay as wire
 from amesh_core.wire.relay import ErrorCode
 from amesh_relay import web
-from amesh_relay.addresses import NOWHERE, Network, client_address, client_of, network
+from amesh_relay.addresses import Address, client_address, client_of
+from amesh_relay.cluster import Cluster, Leg
 from amesh_relay.config import Config
 from amesh_relay.connection import READ_BUFFER_BYTES, Connection
 from amesh_relay.counts import Counts
@@ -30,6 +32,7 @@ from amesh_relay.limits import Limits
 from amesh_relay.logs import DayNumbers
 from amesh_relay.patience import Patience
 from amesh_relay.roles import GOING_AWAY, Burned, Deliver, Effect, Freed, Hangup, Unwatched
+from amesh_relay.state.choice import burned_file, shared_state
 
 if TYPE_CHECKING:
     from amesh_relay.metrics import Metrics
@@ -49,26 +52,31 @@ class Relay:
         """`clock` gives seconds and never runs backwards.
 
         Raises:
-            UsageError: the file of the access token cannot be used.
+            UsageError: the file of the access token, or the state, cannot be used.
         """
         self.read_buffer = memoryview(bytearray(READ_BUFFER_BYTES))
         self.counts = Counts()
         self.is_draining = False
         self._clock = clock
         self._limits = config.limits
-        self._proxies = _proxies(config)
+        self._proxies = config.trusted_proxies
         self._proxy_protocol = config.proxy_protocol
-        self._token = (
-            web.AccessToken(config.access_token_file) if config.access_token_file else None
+        self.tokens = (
+            web.AccessTokens(config.access_token_file) if config.access_token_file else None
         )
         self._metrics = _metrics(self)
         self._metrics_are_elsewhere = config.metrics is not None
-        self._hub = Hub(config.limits)
+        self.hub = Hub(config.limits)
         self._doors = Doors(config.limits, self._proxies)
         self._patience = Patience()
         self._numbers = DayNumbers(_today())
         self._inside: set[Connection] = set()
-        self._sockets: dict[int, Connection] = {}
+        self._sockets: dict[int, Connection | Leg] = {}
+        self._state = shared_state(config.state)
+        self._cluster = Cluster(self, self._state) if self._state else None
+        self._burned = burned_file(config.state)
+        for jti, age_seconds in self._burned.load(time.time()) if self._burned else ():
+            self.hub.burn(jti, age_seconds, clock())
         self._next_tick = 0.0
         self._quiet = asyncio.Event()
 
@@ -85,12 +93,12 @@ class Relay:
     @property
     def connections(self) -> int:
         """How many of them are WebSockets with a place at the hub."""
-        return self._hub.connections
+        return self.hub.connections
 
     @property
     def sessions(self) -> int:
-        """How many codes wait or are in use."""
-        return self._hub.sessions
+        """How many codes wait or are in use here."""
+        return self.hub.sessions
 
     @property
     def has_metrics(self) -> bool:
@@ -99,31 +107,55 @@ class Relay:
 
     def connection(self) -> Connection:
         """What asyncio makes of a socket that it accepts."""
-        return Connection(self, self._numbers.next(_today()))
+        return Connection(self, self.number())
+
+    def number(self) -> int:
+        """A number that no connection had before."""
+        return self._numbers.next(_today())
+
+    async def keep_in_touch(self) -> None:
+        """Share state with other relays, if it is shared, until cancelled."""
+        if self._state is not None and self._cluster is not None:
+            await self._state.run(self._cluster)
+
+    def adopt(self, leg: Leg, client: bytes) -> None:
+        """A connection of another relay takes part in something here."""
+        self._sockets[leg.number] = leg
+        self.hub.adopt(leg.number, client)
+
+    def dismiss(self, leg: Leg) -> None:
+        """It is gone, or cannot be reached."""
+        self.perform(self.hub.disconnect(leg.number, self.now()))
+        del self._sockets[leg.number]
+        self._quiet.set()
+
+    def introduces(self, peer: Address) -> bool:
+        """Whether a connection of this peer begins with whom it is for (PROXY protocol)."""
+        return self._proxy_protocol and any(peer in network for network in self._proxies)
 
     def set_limits(self, limits: Limits) -> None:
         """Other limits from now on; nobody who is inside has to go."""
         self._limits = self._doors.limits = limits
-        self._hub.set_limits(limits)
+        self.hub.set_limits(limits)
 
     def tick(self) -> None:
         """A second is over, more or less."""
-        self._patience.tick(self._now())
+        self._patience.tick(self.now())
 
     async def drain(self, seconds: float) -> None:
         """Take no new device, and let pairings that run come to their end, for so long."""
         self.is_draining = True
-        self._perform(self._hub.drain(self._now()))
+        self.perform(self.hub.drain(self.now()))
         try:
             async with asyncio.timeout(seconds):
-                while self._hub.sessions:
+                while self._running():
                     await self._change()
         except TimeoutError:
-            log.warning("%d pairings are cut", self._hub.sessions)
+            log.warning("%d pairings are cut", self._running())
 
     async def close(self) -> None:
         """End every connection with 1001."""
-        log.info("stopping with %d connections open", self._hub.connections)
+        log.info("stopping with %d connections open", self.hub.connections)
         for connection in list(self._inside):
             if connection.is_open:
                 connection.close(GOING_AWAY)
@@ -145,12 +177,14 @@ class Relay:
             case "/health":
                 state = {
                     "status": "ok",
-                    "connections": self._hub.connections,
-                    "sessions": self._hub.sessions,
+                    "connections": self.hub.connections,
+                    "sessions": self.hub.sessions,
                 }
                 return web.json_answer(HTTPStatus.OK, state)
             case "/ready" if self.is_draining:
                 return web.busy_answer("draining")
+            case "/ready" if self._state is not None and not self._state.is_available:
+                return web.busy_answer("the shared state is away")
             case "/ready":
                 return web.text_answer(HTTPStatus.OK, "ready")
             case "/metrics" if self._metrics is not None:
@@ -166,8 +200,6 @@ class Relay:
         if not self._doors.enter(connection.number, connection.peer):
             self.counts.refused_sockets += 1
             return False
-        if self._proxy_protocol and any(connection.peer in proxies for proxies in self._proxies):
-            connection.expect_preamble()
         self._inside.add(connection)
         self._patience.accepted(connection, self._clock())
         return True
@@ -179,40 +211,51 @@ class Relay:
             if web.path_of(request) == "/metrics" and self._metrics_are_elsewhere:
                 return web.text_answer(HTTPStatus.NOT_FOUND, "not found")
             return self.inspected(request)
-        if self._token is not None and not self._token.admits(request.headers):
+        if self.tokens is not None and not self.tokens.admits(request.headers):
             return web.unauthorized_answer()
         if self.is_draining:
             return web.busy_answer("this relay is about to stop")
+        if self._state is not None and not self._state.is_available:
+            return web.busy_answer("this relay cannot reach what it shares with others")
         return None
 
     def open(self, connection: Connection, request: Request) -> None:
         """A WebSocket is found a place at the hub."""
         forwarded = request.headers.get_all("X-Forwarded-For")
         address = client_address(connection.peer, forwarded, self._proxies)
-        now = self._now()
+        now = self.now()
         self._sockets[connection.number] = connection
         self._patience.opened(connection, now)
         log.debug("connection %s is open", self._numbers.name(connection.number))
-        self._perform(self._hub.connect(connection.number, client_of(address), now))
+        self.perform(self.hub.connect(connection.number, client_of(address), now))
 
     def receive(self, connection: Connection, message: str | bytes) -> None:
         """A message is here."""
-        number = connection.number
         self.counts.messages += 1
         self._patience.sent(connection, self._limits.max_messages_per_second)
+        if self._cluster is None or not self._cluster.takes(connection, message):
+            self.decide(connection, message)
+
+    def decide(self, connection: Connection, message: str | bytes) -> None:
+        """A message is for the hub; when it names what is shared, others are asked before."""
+        number = connection.number
         try:
             frame = wire.decode_from_device(message)
         except BadFrame as error:
             log.debug("connection %s sent something malformed", self._numbers.name(number))
-            effects = self._hub.refuse(number, ErrorCode(error.relay_code), self._now())
+            effects = self.hub.refuse(number, ErrorCode(error.relay_code), self.now())
         else:
-            effects = self._hub.receive(number, frame, self._now())
-        for touched in self._perform(effects):
+            if self._cluster is not None and self._cluster.asks(connection, frame):
+                return
+            effects = self.hub.receive(number, frame, self.now())
+        for touched in self.perform(effects):
             connection.hold_back_for(touched)
 
     def stalled(self, connection: Connection, is_stalled: bool) -> None:
         """It does not read, or it does again."""
         self._patience.stalled(connection, is_stalled, self._clock())
+        if self._cluster is not None:
+            self._cluster.stalled(connection, is_stalled)
 
     def closing(self, connection: Connection) -> None:
         """It has a moment to agree to its end."""
@@ -224,8 +267,10 @@ class Relay:
         if connection in self._inside:
             self._inside.remove(connection)
             self._doors.leave(connection.number)
+        if self._cluster is not None:
+            self._cluster.left(connection.number)
         if connection.number in self._sockets:
-            self._perform(self._hub.disconnect(connection.number, self._now()))
+            self.perform(self.hub.disconnect(connection.number, self.now()))
             # Last: until then the hub may still speak of it, though nothing is sent any more.
             del self._sockets[connection.number]
             log.debug("connection %s is closed", self._numbers.name(connection.number))
@@ -233,21 +278,21 @@ class Relay:
 
     # --- inside -------------------------------------------------------------------------
 
-    def _now(self) -> float:
+    def now(self) -> float:
         """The time; what it has run out for is ended first, and nobody waits for that."""
         now = self._clock()
         # Not at every frame: to look for what ran out costs as much as a frame does.
         if now >= self._next_tick:
             self._next_tick = now + RESOLUTION_SECONDS
-            self._perform(self._hub.tick(now))
+            self.perform(self.hub.tick(now))
         return now
 
-    def _perform(self, effects: Iterable[Effect]) -> list[Connection]:
+    def perform(self, effects: Iterable[Effect]) -> list[Connection | Leg]:
         """Do what the hub says, in its order, which is the order on the wire.
 
         Returns the connections that were written to; who caused it waits until they have room.
         """
-        touched: dict[Connection, None] = {}
+        touched: dict[Connection | Leg, None] = {}
         for effect in effects:
             match effect:
                 case Deliver(to, frame):
@@ -259,23 +304,24 @@ class Relay:
                     connection = self._sockets[to]
                     connection.close(code)
                     touched[connection] = None
+                case Burned(jti) if self._burned is not None:
+                    self._burned.add(jti, time.time())
                 case Freed() | Burned() | Unwatched():
-                    pass
+                    if self._state is not None:
+                        self._state.tell(effect)
         for connection in touched:
             connection.flush()
         if touched:
             self._quiet.set()
         return list(touched)
 
+    def _running(self) -> int:
+        """Sessions that are here, or that a connection of ours is in."""
+        return self.hub.sessions + (self._cluster.guests_elsewhere if self._cluster else 0)
+
     async def _change(self) -> None:
         self._quiet.clear()
         await self._quiet.wait()
-
-
-def _proxies(config: Config) -> tuple[Network, ...]:
-    # Behind a Unix socket there is a proxy, as nothing else gets there.
-    own = (network(f"{NOWHERE}"),) if config.unix else ()
-    return (*config.trusted_proxies, *own)
 
 
 def _metrics(relay: Relay) -> Metrics | None:

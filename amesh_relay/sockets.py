@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
 import stat
@@ -17,6 +18,7 @@ BACKLOG: Final = 4096
 # every stalled connection could pin megabytes.
 KERNEL_BUFFER_BYTES: Final = 65536
 _FIRST_PASSED_FILE: Final = 3  # sd_listen_fds(3)
+_PROBE_SECONDS: Final = 1.0
 
 
 def bind(host: str | None, port: int) -> socket.socket:
@@ -46,10 +48,9 @@ def bind_path(path: Path) -> socket.socket:
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         if path.exists() and stat.S_ISSOCK(path.stat().st_mode):
-            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-                if probe.connect_ex(where) == 0:
-                    raise _cannot_listen(where, "another process listens there")
-            path.unlink()
+            if _is_in_use(where):
+                raise _cannot_listen(where, "another process listens there")
+            path.unlink(missing_ok=True)
         listener.bind(where)
         # The proxy in front is usually of the same group, not the same user.
         path.chmod(0o660)
@@ -69,11 +70,11 @@ def passed(environ: Mapping[str, str], pid: int) -> list[socket.socket]:
     Raises:
         UsageError: what was handed over is no listening socket.
     """
-    if environ.get("LISTEN_PID") != str(pid):
+    count = environ.get("LISTEN_FDS", "")
+    if environ.get("LISTEN_PID") != str(pid) or not count.isdecimal():
         return []
-    count = int(environ.get("LISTEN_FDS", "0"))
     listeners = []
-    for number in range(_FIRST_PASSED_FILE, _FIRST_PASSED_FILE + count):
+    for number in range(_FIRST_PASSED_FILE, _FIRST_PASSED_FILE + int(count)):
         try:
             listener = socket.socket(fileno=number)
             listens = listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
@@ -101,13 +102,21 @@ def notify(environ: Mapping[str, str], *lines: str) -> None:
         return
     if address.startswith("@"):
         address = "\0" + address[1:]
-    # It may be gone; a service goes on without.
+    # It may be gone, or too busy to listen; a service goes on without, and does not wait.
     with (
         contextlib.suppress(OSError),
         socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as to,
     ):
+        to.setblocking(False)
         to.connect(address)
         to.sendall("\n".join(lines).encode())
+
+
+def _is_in_use(path: str) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        # Somebody with a full queue is there, too, and would let us wait.
+        probe.settimeout(_PROBE_SECONDS)
+        return probe.connect_ex(path) not in (errno.ECONNREFUSED, errno.ENOENT)
 
 
 def _cannot_listen(where: str, reason: str) -> UsageError:
@@ -115,7 +124,7 @@ def _cannot_listen(where: str, reason: str) -> UsageError:
 
 
 def _listener(host: str | None, port: int) -> socket.socket:
-    if host in (None, "::"):
+    if host in (None, "", "::"):
         dual = socket.has_dualstack_ipv6()
         family = socket.AF_INET6 if dual else socket.AF_INET
         return socket.create_server(("", port), family=family, backlog=BACKLOG, dualstack_ipv6=dual)

@@ -17,29 +17,48 @@ from amesh_core.errors import UsageError
 RETRY_SECONDS: Final = 5
 
 
-class AccessToken:
-    """The token that a device has to send, when only some may use this relay."""
+class AccessTokens:
+    """The tokens of which a device has to send one, when only some may use this relay.
+
+    One on each line of a file: two, while the one is replaced by the other.
+    """
 
     def __init__(self, path: Path) -> None:
-        """Read it.
+        """Read them.
 
         Raises:
             UsageError: there is none, or the file cannot be read.
         """
-        try:
-            self._token = path.read_bytes().strip()
-        except OSError as error:
-            raise UsageError(f"{path}: {(error.strerror or 'cannot be read').lower()}") from None
-        if not self._token:
-            raise UsageError(f"{path} is empty")
+        self._path = path
+        self._tokens = _tokens(path)
+
+    def read_again(self) -> None:
+        """Only these are admitted from now on; who is inside stays.
+
+        Raises:
+            UsageError: as at the beginning, and those of before stay.
+        """
+        self._tokens = _tokens(self._path)
 
     def admits(self, headers: Headers) -> bool:
-        """Whether a request carries it: `Authorization: Bearer TOKEN`, once."""
+        """Whether a request carries one: `Authorization: Bearer TOKEN`, once."""
         values = headers.get_all("Authorization")
         scheme, _, token = values[0].partition(" ") if len(values) == 1 else ("", "", "")
-        # Also for another scheme: what is compared takes the same time whatever it is.
-        is_it = hmac.compare_digest(token.strip().encode(), self._token)
-        return is_it and scheme.lower() == "bearer"
+        # Headers are bytes; surrogateescape gives back those that are not ASCII.
+        sent = token.strip().encode("utf-8", "surrogateescape")
+        # With every one and also for another scheme: how long it takes tells nothing.
+        is_one = [hmac.compare_digest(sent, known) for known in self._tokens]
+        return any(is_one) and scheme.lower() == "bearer"
+
+
+def _tokens(path: Path) -> list[bytes]:
+    try:
+        tokens = path.read_bytes().split()
+    except OSError as error:
+        raise UsageError(f"{path}: {(error.strerror or 'cannot be read').lower()}") from None
+    if not tokens:
+        raise UsageError(f"{path} is empty")
+    return tokens
 
 
 def path_of(request: Request) -> str:
