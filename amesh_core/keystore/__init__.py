@@ -6,14 +6,19 @@ and is chosen once, at `init`; from then on identity.json names it and nothing f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import Final, Protocol, cast
+from typing import TYPE_CHECKING, Final, Protocol, cast
 
-from amesh_core.errors import BackendUnavailable
-from amesh_core.identity import DeviceKey
+from amesh_core.errors import AmeshError, BackendUnavailable
+
+# Help texts and shell completion read the table below: it must not cost them cryptography.
+if TYPE_CHECKING:
+    from amesh_core.identity import DeviceKey
 
 Passphrase = Callable[[], bytes]  # asked only by a back end that needs one
 
@@ -23,10 +28,12 @@ class Means:
     """What this process's environment gives the back ends to work with.
 
     `tpm_tcti` is the TPM to talk to, as tpm2-tss spells it; None is the one of this machine.
+    `platform` is what Python calls the operating system.
     """
 
     passphrase: Passphrase = field(repr=False)
     tpm_tcti: str | None = None
+    platform: str = sys.platform
 
 
 class KeyStore(Protocol):
@@ -54,11 +61,30 @@ class KeyStore(Protocol):
         """
 
     def delete(self, alias: str) -> None:
-        """Make the key unusable for ever; it may be gone already.
+        """Make the key unusable for ever, and forget its mark; they may be gone already.
 
         Raises:
             KeyStoreError: the back end refuses.
             HomeUnwritable: it cannot be deleted.
+        """
+
+    def newest(self, key: DeviceKey, alias: str) -> str | None:
+        """The `updatedAt` of the newest allow list remembered; None before the first.
+
+        Raises:
+            AllowListMarkBroken: what is remembered cannot be believed.
+            KeyStoreError: the back end refuses.
+            HomeUnwritable: it cannot be read.
+        """
+
+    def remember(self, key: DeviceKey, alias: str, updated_at: str) -> None:
+        """Remember a list as the newest, unless a newer one is; the caller holds the lock.
+
+        What cannot be believed is replaced; so ask `newest` first.
+
+        Raises:
+            KeyStoreError: the back end refuses.
+            HomeUnwritable: it cannot be written.
         """
 
 
@@ -74,8 +100,21 @@ class Backend(Protocol):
 
 # Name in identity.json -> module, best first.
 BACKENDS: Final[dict[str, str]] = {
+    "secure-enclave": "amesh_core.keystore.secure_enclave",
+    "tpm2": "amesh_core.keystore.tpm2",
+    "keychain": "amesh_core.keystore.keychain",
     "encrypted-file": "amesh_core.keystore.encrypted_file",
 }
+
+# Name and platform of a back end that works there but is only taken when it is asked for.
+ONLY_WHEN_ASKED: Final[dict[tuple[str, str], str]] = {
+    ("keychain", "linux"): (
+        "only with `--backend keychain`: a service runs outside the login that unlocks it"
+    ),
+}
+
+# The others are protected by software: who has the right bytes has the key.
+HARDWARE_BOUND: Final = frozenset({"secure-enclave", "tpm2"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +133,9 @@ def detect(means: Means) -> Choice:
     """
     reasons: dict[str, str] = {}
     for name in BACKENDS:
+        if reason := ONLY_WHEN_ASKED.get((name, means.platform)):
+            reasons[name] = reason
+            continue
         try:
             _backend(name, means)
         except BackendUnavailable as error:
@@ -110,6 +152,24 @@ def open_store(name: str, directory: Path, means: Means) -> KeyStore:
         BackendUnavailable: no such back end, or it cannot be used on this machine.
     """
     return _backend(name, means).open_store(directory, means)
+
+
+@contextmanager
+def deleted_after_an_error(
+    store: KeyStore, alias: str, *, unless: Callable[[], bool]
+) -> Iterator[None]:
+    """Take a key back that was just made, if what it was made for fails.
+
+    A key in a keychain or a chip does not go away with the files beside it. `unless` says
+    whether it counts already, in spite of the error.
+    """
+    try:
+        yield
+    except BaseException:
+        with suppress(AmeshError):
+            if not unless():
+                store.delete(alias)
+        raise
 
 
 def _backend(name: str, means: Means) -> Backend:

@@ -13,6 +13,8 @@ from amesh_core import crypto, disk
 from amesh_core.errors import BadBox, KeyFileDamaged, KeyMissing, Malformed, WrongPassphrase
 from amesh_core.identity import DeviceKey, device_id
 from amesh_core.keystore import Means, Passphrase
+from amesh_core.keystore.material import SoftwareKey
+from amesh_core.keystore.sealed_mark import read_mark, write_mark
 from amesh_core.wire.files import Argon2Cost, KeyFile, check_alias
 
 # What new files get: 180-220 ms here, the second choice of RFC 9106 section 4 with one lane.
@@ -20,7 +22,6 @@ from amesh_core.wire.files import Argon2Cost, KeyFile, check_alias
 COST: Final = Argon2Cost(t=3, m=64 * 1024, p=1)
 
 _MATERIAL_SALT: Final = b"amesh-hmac-material-v1"
-_SEAL_SALT: Final = b"amesh-allow-list-integrity-v1"
 
 
 def why_not(means: Means) -> str | None:  # noqa: ARG001 the signature is that of all back ends
@@ -47,14 +48,11 @@ class EncryptedFileStore:
         """Make a key and write its file."""
         private = crypto.PrivateKey.generate()
         alias = device_id(private.public)
-        salt, nonce = secrets.token_bytes(16), secrets.token_bytes(12)
-        key = _file_key(self._passphrase(), salt, self._cost)
-        ciphertext = crypto.aes_gcm_encrypt(key, nonce, private.scalar())
-        file = KeyFile(self._cost, salt, nonce, ciphertext, private.public)
+        file = _encrypted(private, self._passphrase(), self._cost)
         disk.make_subdirectory(self._keys)
         disk.write_new(self._path(alias), file.encode())
         disk.sync_directory(self._keys)
-        return SoftwareKey(private, alias)
+        return software_key(private, alias)
 
     def load(self, alias: str, public: bytes) -> DeviceKey:
         """Open the key's file; it takes one Argon2, so once per process.
@@ -65,6 +63,25 @@ class EncryptedFileStore:
             WrongPassphrase: the passphrase does not open it, or it was changed.
             KeyFileDamaged: it is no key file, or holds another key.
         """
+        return software_key(self._decrypt(alias, self._read(alias, public)), alias)
+
+    def under_another(self, alias: str, public: bytes, passphrase: bytes) -> bytes:
+        """The contents of the key's file under another passphrase; nothing is written.
+
+        Parameters below those of new files are raised to them, and none is lowered.
+
+        Raises:
+            KeyStoreError: as `load`.
+        """
+        file = self._read(alias, public)
+        cost = Argon2Cost(
+            t=max(file.cost.t, self._cost.t),
+            m=max(file.cost.m, self._cost.m),
+            p=max(file.cost.p, self._cost.p),
+        )
+        return _encrypted(self._decrypt(alias, file), passphrase, cost).encode()
+
+    def _read(self, alias: str, public: bytes) -> KeyFile:
         path = self._path(alias)
         data = disk.read_private(path)
         if data is None:
@@ -76,6 +93,10 @@ class EncryptedFileStore:
         # Before the expensive part, what can be seen without it.
         if file.public_key != public:
             raise KeyFileDamaged(f"{path} is the file of another key")
+        return file
+
+    def _decrypt(self, alias: str, file: KeyFile) -> crypto.PrivateKey:
+        path = self._path(alias)
         passphrase = self._passphrase()
         try:
             key = _file_key(passphrase, file.salt, file.cost)
@@ -89,48 +110,47 @@ class EncryptedFileStore:
         except Malformed as error:
             raise KeyFileDamaged(f"{path} cannot be opened: {error}") from None
         # `publicKey` stands in clear beside the ciphertext; what it says is not proof.
-        if private.public != public:
+        if private.public != file.public_key:
             raise KeyFileDamaged(f"{path} holds another key than it says")
-        return SoftwareKey(private, alias)
+        return private
 
     def delete(self, alias: str) -> None:
-        """Delete the key's file; it may be gone already."""
+        """Delete the key's files; they may be gone already."""
         disk.remove(self._path(alias))
+        disk.remove(self._path(alias, "newest"))
 
-    def _path(self, alias: str) -> Path:
+    def newest(self, key: DeviceKey, alias: str) -> str | None:
+        """The newest allow list, as the file beside the key remembers it.
+
+        Raises:
+            AllowListMarkBroken: the file cannot be believed.
+        """
+        return read_mark(self._path(alias, "newest"), key)
+
+    def remember(self, key: DeviceKey, alias: str, updated_at: str) -> None:
+        """Write the file beside the key, unless it remembers a newer list."""
+        write_mark(self._path(alias, "newest"), key, updated_at)
+
+    def _path(self, alias: str, kind: str = "key") -> Path:
         # The alias comes out of identity.json: it must not lead out of the directory.
         try:
-            return self._keys / f"{check_alias(alias)}.key.json"
+            return self._keys / f"{check_alias(alias)}.{kind}.json"
         except Malformed as error:
             raise KeyFileDamaged(str(error)) from None
 
 
-class SoftwareKey:
-    """A key held in this process's memory; prints as nothing."""
+def software_key(private: crypto.PrivateKey, alias: str) -> SoftwareKey:
+    """The key with the secret that seals its allow list, which is derived from it."""
+    return SoftwareKey(
+        private, crypto.hkdf(private.scalar(), salt=_MATERIAL_SALT, info=alias.encode())
+    )
 
-    __slots__ = ("_private", "_seal_key")
 
-    def __init__(self, private: crypto.PrivateKey, alias: str) -> None:
-        self._private = private
-        material = crypto.hkdf(private.scalar(), salt=_MATERIAL_SALT, info=alias.encode())
-        owner = device_id(private.public).encode()
-        self._seal_key = crypto.hkdf(material, salt=_SEAL_SALT, info=owner)
-
-    @property
-    def public(self) -> bytes:
-        """The 33-byte compressed point."""
-        return self._private.public
-
-    def sign(self, message: bytes) -> bytes:
-        """64 bytes r || s, low-S, ECDSA over SHA-256(message)."""
-        return self._private.sign(message)
-
-    def mac(self, message: bytes) -> bytes:
-        """32 bytes HMAC-SHA256 under the allow list's key."""
-        return crypto.hmac_sha256(self._seal_key, message)
-
-    def __repr__(self) -> str:
-        return f"SoftwareKey({device_id(self.public)})"
+def _encrypted(private: crypto.PrivateKey, passphrase: bytes, cost: Argon2Cost) -> KeyFile:
+    salt, nonce = secrets.token_bytes(16), secrets.token_bytes(12)
+    key = _file_key(passphrase, salt, cost)
+    ciphertext = crypto.aes_gcm_encrypt(key, nonce, private.scalar())
+    return KeyFile(cost, salt, nonce, ciphertext, private.public)
 
 
 def _file_key(passphrase: bytes, salt: bytes, cost: Argon2Cost) -> bytes:
