@@ -1,0 +1,309 @@
+"""Wait at relays for the targets of minted tokens, and record them; docs/protocol.md section 6.
+
+One connection for each relay, kept up until every token is settled: recorded, expired or
+cancelled, here or by another process. A relay says nothing here that counts. Its refusals
+are shown and the question is asked again; only an announcement that shows the token changes
+anything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+from amesh_core import admission
+from amesh_core.admission import Announced
+from amesh_core.allow_list import Device
+from amesh_core.errors import (
+    AlreadyListed,
+    AmeshError,
+    BadAnnouncement,
+    BootstrapError,
+    DeviceError,
+    OwnKey,
+    RelayError,
+    RelayLost,
+    TokenUsedTwice,
+)
+from amesh_core.io import provisioned
+from amesh_core.io.home import Home
+from amesh_core.io.relay_line import ANSWER_SECONDS, CLOSE_SECONDS, Line, access_token, connected
+from amesh_core.provisioning import acknowledge
+from amesh_core.wire import relay as wire
+from amesh_core.wire.encoding import b64, parse_instant
+from amesh_core.wire.provisioned import Minted
+
+# How soon a token that another process settled, or a clock ended, is not waited for any more.
+POLL_SECONDS: Final = 2.0
+FIRST_RETRY_SECONDS: Final = 1.0
+LONGEST_RETRY_SECONDS: Final = 30.0
+MAX_UNANSWERED: Final = 64  # questions; their answers fit into any socket's buffer
+
+log = logging.getLogger("amesh.pairing")
+
+
+class Watcher(Protocol):
+    """Who is told what happens; every method returns at once."""
+
+    def watching(self, relay: str) -> None:
+        """The relay hands on what is announced for all tokens that it let us watch."""
+
+    def trouble(self, relay: str, error: RelayError) -> None:
+        """The relay cannot be used now; it is tried again."""
+
+    def held_up(self, minted: Minted, reason: str) -> None:
+        """The relay refuses this token (an identifier, perhaps a lie); it is asked again."""
+
+    def recorded(self, minted: Minted, device: Device, announced: Announced) -> None:
+        """A target is on the list now, or was confirmed again."""
+
+    def used_twice(self, minted: Minted, announced: Announced) -> None:
+        """A second device has the token."""
+
+    def refused(self, minted: Minted, error: AmeshError) -> None:
+        """An announcement of who holds the token, or does not, changed nothing."""
+
+    def settled(self, minted: Minted) -> None:
+        """The token is not waited for any more: expired, cancelled, or recorded elsewhere."""
+
+
+# What a target reads; it proves nothing there and is only shown (docs/protocol.md section 6).
+_REJECTIONS: Final[dict[type[AmeshError], str]] = {
+    BadAnnouncement: "bad_announcement",
+    TokenUsedTwice: wire.Rejection.ALREADY_USED,
+    AlreadyListed: "already_listed",
+    OwnKey: "own_key",
+    BootstrapError: "token_not_usable",
+    AmeshError: "not_recorded",
+}
+
+
+async def watch(
+    home: Home,
+    tokens: Iterable[Minted],
+    watcher: Watcher,
+    *,
+    clock: Callable[[], float] = time.time,
+    poll_seconds: float = POLL_SECONDS,
+    first_retry_seconds: float = FIRST_RETRY_SECONDS,
+) -> None:
+    """Record the target of each token; ends when all are settled.
+
+    Tokens that led to an entry already are watched too, as long as there is another one to
+    wait for: their second use is reported.
+
+    Raises:
+        AllowListBroken, HomeError, KeyStoreError, TokenRecordsBroken: nothing can be
+            recorded. Whatever a relay does is no reason to end.
+        UsageError: there is no access token to show, see `relay_line.access_token`.
+    """
+    by_relay: dict[str, dict[str, Minted]] = {}
+    for minted in tokens:
+        by_relay.setdefault(minted.relay, {})[minted.jti] = minted
+    pace = _Pace(poll_seconds, first_retry_seconds)
+    posts = [_Post(home, url, waiting, watcher, clock, pace) for url, waiting in by_relay.items()]
+    try:
+        async with asyncio.TaskGroup() as group:
+            for post in posts:
+                group.create_task(post.run())
+    except ExceptionGroup as errors:
+        # What ended one post ended them all, and is one sentence for a person.
+        raise errors.exceptions[0] from None
+
+
+@dataclass(frozen=True, slots=True)
+class _Pace:
+    poll_seconds: float
+    first_retry_seconds: float
+
+
+@dataclass
+class _Questions:
+    """What one connection's relay was asked to watch; `news` is what it agreed to since told."""
+
+    _open: deque[str] = field(default_factory=deque)
+    _asked: dict[str, float] = field(default_factory=dict)
+    closed: set[str] = field(default_factory=set)
+    news: bool = False
+
+    def look(self, jtis: set[str]) -> None:
+        """Begin anew with all that have no answer, or a refusal.
+
+        Raises:
+            RelayLost: there was time enough for an answer.
+        """
+        now = time.monotonic()
+        if any(now - since > ANSWER_SECONDS for since in self._asked.values()):
+            raise RelayLost(f"the relay did not answer in {ANSWER_SECONDS:.0f} s")
+        self._open = deque(sorted(jtis - self.closed - self._asked.keys()))
+
+    async def ask(self, line: Line) -> None:
+        """Send what may be sent: a relay that waits for us to read must not wait for ever."""
+        while self._open and len(self._asked) < MAX_UNANSWERED:
+            jti = self._open.popleft()
+            await line.send(wire.BootstrapWatch(jti))
+            self._asked[jti] = time.monotonic()
+
+    def answered(self, jti: str) -> bool:
+        """Whether it was asked about, which it is not any more."""
+        return self._asked.pop(jti, None) is not None
+
+    def are_answered(self) -> bool:
+        """Whether the relay has said something to each."""
+        return not self._open and not self._asked
+
+
+@dataclass
+class _Post:
+    """The watch at one relay.
+
+    `_waiting` are the tokens whose device is not on the list yet. `_alive` are all that a
+    device may still announce itself with: who uses one a second time is to be seen.
+    """
+
+    _home: Home
+    _url: str
+    _minted: Mapping[str, Minted]
+    _watcher: Watcher
+    _clock: Callable[[], float]
+    _pace: _Pace
+    _alive: set[str] = field(init=False)
+    _waiting: set[str] = field(init=False)
+    _told: set[tuple[str, str]] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self._alive = set(self._minted)
+        self._waiting = {jti for jti in self._minted if self._minted[jti].recorded_at is None}
+
+    async def run(self) -> None:
+        """Connect, and connect again, until nothing is waited for."""
+        delay_seconds = self._pace.first_retry_seconds
+        while self._look_around():
+            started = time.monotonic()
+            try:
+                async with connected(self._url, access_token(self._home.settings)) as line:
+                    await self._watch(line)
+            except RelayError as error:
+                # A connection that held for a while was a good one: begin again with haste.
+                if time.monotonic() - started > LONGEST_RETRY_SECONDS:
+                    delay_seconds = self._pace.first_retry_seconds
+                self._watcher.trouble(self._url, error)
+                await asyncio.sleep(min(delay_seconds, self._seconds_left()))
+                delay_seconds = min(delay_seconds * 2, LONGEST_RETRY_SECONDS)
+
+    def _look_around(self) -> bool:
+        """Whether anything is still to be waited for, by the clock and by what is on disk."""
+        now = self._clock()
+        on_disk = {minted.jti: minted for minted in provisioned.read(self._home)}
+        for jti in sorted(self._alive):
+            minted = on_disk.get(jti)
+            if minted is None or minted.cancelled_at is not None or minted.is_expired(now):
+                self._alive.discard(jti)
+            if jti in self._waiting and (minted is None or not minted.is_outstanding(now)):
+                self._waiting.discard(jti)
+                self._watcher.settled(minted or self._minted[jti])
+        return bool(self._waiting)
+
+    def _seconds_left(self) -> float:
+        """Until the first token expires, which is no time to sleep over."""
+        ends = (parse_instant(self._minted[jti].expires_at) for jti in self._waiting)
+        return max(0.0, min(ends, default=0.0) - self._clock())
+
+    async def _watch(self, line: Line) -> None:
+        questions = _Questions()
+        look_at = 0.0
+        while self._waiting:
+            if time.monotonic() >= look_at:
+                if not self._look_around():
+                    break
+                questions.look(self._alive)
+                look_at = time.monotonic() + min(self._pace.poll_seconds, self._seconds_left())
+            await questions.ask(line)
+            try:
+                async with asyncio.timeout(look_at - time.monotonic()):
+                    frame = await line.receive()
+            except TimeoutError:
+                continue
+            # Outside the timeout: between the list and the ack nothing is cancelled.
+            await self._take(line, frame, questions)
+        await self._hear_out(line)
+
+    async def _take(self, line: Line, frame: wire.RelayFrame, questions: _Questions) -> None:
+        match frame:
+            case wire.BootstrapWatching(jti) if questions.answered(jti):
+                questions.closed.add(jti)
+                questions.news |= jti in self._waiting
+            case wire.BootstrapReject(jti, reason) if questions.answered(jti):
+                if jti not in self._waiting:
+                    questions.closed.add(jti)  # its relay knows, as it should, that it is used
+                # Asked again at the next look: our own last connection may still hold the
+                # place, and no relay's word ends the wait.
+                elif (jti, reason) not in self._told:
+                    self._told.add((jti, reason))
+                    self._watcher.held_up(self._minted[jti], reason)
+            case wire.BootstrapInit():
+                await self._answer(line, frame)
+            case _:
+                raise RelayLost(f"the relay sent {type(frame).__name__} out of turn")
+        if questions.news and questions.are_answered():
+            questions.news = False
+            self._watcher.watching(self._url)
+
+    async def _answer(self, line: Line, frame: wire.BootstrapInit) -> None:
+        """Answer one announcement: each gets one answer, in the order in which they came."""
+        minted = self._minted.get(frame.jti)
+        if minted is None:
+            log.info("an announcement for a token that nobody asked about")
+            return
+        try:
+            announced = admission.verify(frame, minted)
+        except BadAnnouncement as error:
+            log.info("announcement refused: %s", error)
+            self._watcher.refused(minted, error)
+            await self._reject(line, frame.jti, error)
+            return
+        try:
+            device = provisioned.admit(self._home, announced, self._clock())
+        except (BootstrapError, DeviceError) as error:
+            log.info("announcement refused: %s", error)
+            if isinstance(error, TokenUsedTwice):
+                self._watcher.used_twice(minted, announced)
+            else:
+                self._watcher.refused(minted, error)
+            await self._reject(line, frame.jti, error)
+            return
+        except AmeshError as error:
+            with contextlib.suppress(RelayError):
+                await self._reject(line, frame.jti, error)
+            raise
+        self._waiting.discard(frame.jti)
+        self._watcher.recorded(minted, device, announced)
+        key = self._home.key()
+        signature = acknowledge(key, announced.public_key, announced.jti)
+        await line.send(wire.BootstrapAck(announced.jti, b64(key.public), b64(signature)))
+
+    async def _reject(self, line: Line, jti: str, error: AmeshError) -> None:
+        kind = next(kind for kind in type(error).__mro__ if kind in _REJECTIONS)
+        await line.send(wire.BootstrapReject(jti, _REJECTIONS[kind]))
+
+    async def _hear_out(self, line: Line) -> None:
+        """Answer what was announced before the relay heard our last answer, then be done.
+
+        A second device with the token may be among it, and its operator wants to know. The
+        relay answers a repeated question in its turn, so all of it comes before that answer.
+        """
+        with contextlib.suppress(RelayError, TimeoutError):
+            await line.send(wire.BootstrapWatch(min(self._minted)))
+            deadline = time.monotonic() + CLOSE_SECONDS
+            while True:
+                async with asyncio.timeout(deadline - time.monotonic()):
+                    frame = await line.receive()
+                if not isinstance(frame, wire.BootstrapInit):
+                    return
+                await self._answer(line, frame)
