@@ -19,6 +19,7 @@ NONCE_BYTES: Final = 16
 # tells the two apart would then have authenticated another method than it runs.
 _COMMON_METHODS: Final = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"})
 _METHOD: Final = re.compile(r"[A-Z]+(?:-[A-Z]+)*+")
+_DIGEST_OF_NOTHING: Final = crypto.sha256(b"").hex()
 
 
 def check_method(method: str) -> None:
@@ -37,7 +38,7 @@ def canonical_string(method: str, target: str, timestamp: str, nonce: str, body:
     `method` passed `check_method`, `target` is canonical, `timestamp` and `nonce` are as in a
     parsed header: none of them holds a newline, so no two requests share a string.
     """
-    digest = crypto.sha256(body).hex()
+    digest = crypto.sha256(body).hex() if body else _DIGEST_OF_NOTHING
     return f"AMv1\n{method}\n{target}\n{timestamp}\n{nonce}\n{digest}".encode()
 
 

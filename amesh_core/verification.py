@@ -9,10 +9,13 @@
 Each type gives out nothing but the next step, so no adapter can leave one out or take them
 in another order: the identity comes out of `spend` alone. Whoever holds an AllowList has
 checked its seal, so that step is taken before `admit` can be called.
+
+What lives for one request only is not frozen: that would cost a microsecond for each type.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -54,7 +57,7 @@ class Policy:
             raise UsageError("nonce_window_seconds must be at least twice clock_skew_seconds")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class RequestHead:
     """What a server knows of a request before it reads the body.
 
@@ -65,7 +68,7 @@ class RequestHead:
 
     method: str
     target: bytes
-    authorization: tuple[bytes, ...]
+    authorization: Sequence[bytes]
     content_length: int | None
 
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 from amesh_core.errors import AmeshError, PayloadTooLarge, UsageError
 from amesh_core.nonces import AsyncNonceStore, NonceStore
 from amesh_core.settings import Settings
-from amesh_core.verification import Policy, RequestHead
+from amesh_core.verification import Policy
 from amesh_sdk.answers import Answer, answer, record
 from amesh_sdk.guard import Guard
 from amesh_sdk.heads import head_of
@@ -106,16 +106,19 @@ class AuthMeshMiddleware:
         # Nobody but the guard says who the caller is, on paths that are left open neither.
         state = scope.setdefault("state", {})
         state.pop(STATE_KEY, None)
-        method = "GET" if scope["type"] == "websocket" else scope["method"]
+        is_websocket = scope["type"] == "websocket"
+        method = "GET" if is_websocket else scope["method"]
         target = b""
         try:
             target = target_as_sent(scope)
             if self._paths.cover(scope, target):
                 head = head_of(method, target, scope["headers"])
-                if scope["type"] == "websocket":
+                if is_websocket:
                     state[STATE_KEY] = await self._guard.authenticate(head, _no_body)
                 else:
-                    receive = await self._verify_http(head, state, receive)
+                    body = _Body(receive, self._policy.max_body_bytes)
+                    state[STATE_KEY] = await self._guard.authenticate(head, body.read)
+                    receive = body.replay
         except ClientGone:
             return
         except AmeshError as error:
@@ -124,37 +127,42 @@ class AuthMeshMiddleware:
             return
         await self._app(scope, receive, send)
 
-    async def _verify_http(
-        self, head: RequestHead, state: dict[str, Any], receive: Receive
-    ) -> Receive:
-        body = b""
 
-        async def read_body() -> bytes:
-            nonlocal body
-            body = await _read_body(receive, self._policy.max_body_bytes)
-            return body
+class _Body:
+    """The body of one request: read whole for the guard, then one message for the app."""
 
-        state[STATE_KEY] = await self._guard.authenticate(head, read_body)
-        return _replay({"type": "http.request", "body": body, "more_body": False}, receive)
+    __slots__ = ("_limit_bytes", "_receive", "_whole")
 
+    def __init__(self, receive: Receive, limit_bytes: int) -> None:
+        self._receive = receive
+        self._limit_bytes = limit_bytes
+        self._whole: bytes | None = None
 
-async def _read_body(receive: Receive, limit_bytes: int) -> bytes:
-    """The whole body, never holding more than the limit and one message of the server.
+    async def read(self) -> bytes:
+        """The whole body, never holding more than the limit and one message of the server.
 
-    Raises:
-        PayloadTooLarge: it is longer; the rest was not read.
-        ClientGone: it ended before it was whole.
-    """
-    body = bytearray()
-    while True:
-        message = await receive()
-        if message["type"] != "http.request":
-            raise ClientGone
-        body += message.get("body", b"")
-        if len(body) > limit_bytes:
-            raise PayloadTooLarge(limit_bytes)
-        if not message.get("more_body", False):
-            return bytes(body)
+        Raises:
+            PayloadTooLarge: it is longer; the rest was not read.
+            ClientGone: it ended before it was whole.
+        """
+        body = bytearray()
+        while True:
+            message = await self._receive()
+            if message["type"] != "http.request":
+                raise ClientGone
+            body += message.get("body", b"")
+            if len(body) > self._limit_bytes:
+                raise PayloadTooLarge(self._limit_bytes)
+            if not message.get("more_body", False):
+                self._whole = bytes(body)
+                return self._whole
+
+    async def replay(self) -> Message:
+        """A `receive` that hands out the body once; then the server speaks for itself again."""
+        body, self._whole = self._whole, None
+        if body is None:
+            return await self._receive()
+        return {"type": "http.request", "body": body, "more_body": False}
 
 
 async def _no_body() -> bytes:

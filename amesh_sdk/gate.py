@@ -48,6 +48,7 @@ class Gate:
 
     Raises:
         UsageError: options that cannot work.
+        BadToken, NoToken: there is no device yet, and no usable bootstrap token to make it from.
     """
 
     def __init__(self, **options: Unpack[Options]) -> None:
@@ -59,6 +60,7 @@ class Gate:
         self._paths = Paths.of(options.get("include", ()), options.get("exclude", ()))
         self._policy = Policy(**policy)
         home = opened(options.get("settings") or Settings.from_env(os.environ))
+        home.begin()
         self.guard = Guard(home, self._policy, options.get("nonce_store"))
 
     def check(

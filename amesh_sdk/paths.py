@@ -94,11 +94,11 @@ def _wsgi_text(text: str) -> str:
 
 def _check_routed_path(raw: bytes, root: str, path: str) -> None:
     try:
-        decoded = unquote_to_bytes(raw).decode("utf-8")
+        decoded = (unquote_to_bytes(raw) if b"%" in raw else raw).decode("utf-8")
     except UnicodeDecodeError:
         return  # Servers put different replacements here; what is signed is `raw` itself.
     # Some servers and mounts give `path` without the prefix, some with it; some `raw`, too.
-    if path in (decoded, root + decoded) or decoded == root + path:
+    if path == decoded or path == root + decoded or decoded == root + path:
         return
     if decoded == root and path == root + "/":
         return  # The top of a mount: Django routes an empty path as "/".

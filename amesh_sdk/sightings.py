@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable
 from typing import Final
 
 from amesh_core.errors import Malformed
@@ -58,37 +57,3 @@ def _write(
         log.handle(log.makeRecord(log.name, logging.DEBUG, __file__, 0, line, (), None))
     else:
         sys.stderr.write(f"{line}\n")
-
-
-class Watch:
-    """Writes a request down when the `with` block around its checks ends, however it ends."""
-
-    def __init__(self, head: RequestHead, now: Callable[[], int]) -> None:
-        self._head = head
-        self._now = now
-        self._body: bytes | None = None
-
-    def saw(self, body: bytes) -> bytes:
-        """Note the body, and give it back."""
-        self._body = body
-        return body
-
-    def __enter__(self) -> Watch:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        seen(self._head, self._body, self._now())
-
-
-class Unwatched(Watch):
-    """The same for nobody."""
-
-    def __init__(self) -> None:
-        pass
-
-    def saw(self, body: bytes) -> bytes:
-        """Give the body back."""
-        return body
-
-    def __exit__(self, *_: object) -> None:
-        pass

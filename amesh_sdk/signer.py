@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from amesh_core import request
 from amesh_core.errors import MalformedRequest, UsageError
-from amesh_core.keystore.encrypted_file import SoftwareKey
+from amesh_core.keystore.material import SoftwareKey
 from amesh_sdk import sightings
 from amesh_sdk.opened import OpenHome
 

@@ -28,6 +28,7 @@ class AuthMeshMiddleware:
 
     Raises:
         UsageError: options that cannot work.
+        BadToken, NoToken: there is no device yet, and no usable bootstrap token to make it from.
     """
 
     def __init__(self, app: WSGIApplication, **options: Unpack[Options]) -> None:
@@ -76,13 +77,13 @@ def note_processes(gate: Gate, environ: WSGIEnvironment) -> None:
 
 def headers_of(environ: WSGIEnvironment) -> list[tuple[bytes, bytes]]:
     """The headers that matter; servers have joined several lines of one name with commas."""
-    names = {"HTTP_AUTHORIZATION": b"authorization", "CONTENT_LENGTH": b"content-length"}
-    return [
-        (name, environ[key].encode("latin-1", "backslashreplace"))
-        for key, name in names.items()
-        # wsgiref and others have an empty CONTENT_LENGTH where there is none.
-        if key in environ and (environ[key] or key != "CONTENT_LENGTH")
-    ]
+    found = []
+    if (value := environ.get("HTTP_AUTHORIZATION")) is not None:
+        found.append((b"authorization", value.encode("latin-1", "backslashreplace")))
+    # wsgiref and others have an empty one where there is none.
+    if value := environ.get("CONTENT_LENGTH"):
+        found.append((b"content-length", value.encode("latin-1", "backslashreplace")))
+    return found
 
 
 def read_body(environ: WSGIEnvironment, limit_bytes: int) -> bytes:

@@ -56,7 +56,8 @@ def run() -> list[Row]:
 def _device(directory: Path) -> dict[str, str]:
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("AMESH_", "AUTH_"))}
     environment["AUTH_MESH_DIR"] = str(directory)
-    _seconds(["-m", "amesh_cli", "init", "--name", directory.name], environment)
+    init = ["-m", "amesh_cli", "init", "--name", directory.name, "--backend", "encrypted-file"]
+    _seconds(init, environment)
     return environment
 
 

@@ -32,20 +32,30 @@ def compare(
     rounds: int = _ROUNDS,
     calls: int = CALLS,
 ) -> Comparison:
-    """Call both in turn, in blocks of `calls`; the median of the rounds is what counts.
+    """Call both in turn; the median of the rounds is what counts."""
+    times = in_turn(bare, ours, before=before, rounds=rounds, calls=calls)
+    return Comparison(
+        median(one for one, _ in times),
+        median(other for _, other in times),
+        median(one / other for one, other in times),
+    )
+
+
+def in_turn(
+    *those: Callable[[], object],
+    before: Callable[[int], object] = int,
+    rounds: int = _ROUNDS,
+    calls: int = CALLS,
+) -> list[tuple[float, ...]]:
+    """Call each of those in turn, in blocks of `calls`; for each round, the seconds of each.
 
     `before` makes ready, unmeasured, what the next block of each consumes.
     """
     times = []
     for _ in range(rounds + 1):
         before(calls)
-        times.append((_seconds(bare, calls), _seconds(ours, calls)))
-    del times[0]  # the first warms up
-    return Comparison(
-        median(one for one, _ in times),
-        median(other for _, other in times),
-        median(one / other for one, other in times),
-    )
+        times.append(tuple(_seconds(one, calls) for one in those))
+    return times[1:]  # the first warms up
 
 
 def _seconds(call: Callable[[], object], calls: int) -> float:
@@ -56,13 +66,13 @@ def _seconds(call: Callable[[], object], calls: int) -> float:
 
 
 @contextmanager
-def one_core() -> Iterator[None]:
-    """Stay on one core, where the system lets a process choose."""
+def one_core(core: int | None = None) -> Iterator[None]:
+    """Stay on one core, the last if none is named, where the system lets a process choose."""
     if sys.platform != "linux":
         yield
         return
     cores = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {max(cores)})
+    os.sched_setaffinity(0, {max(cores) if core is None else core})
     try:
         yield
     finally:

@@ -7,6 +7,7 @@ parser finds the fields anywhere in the line; what surrounds them there is refus
 from __future__ import annotations
 
 import re
+from binascii import a2b_base64
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
@@ -23,10 +24,16 @@ _FIELDS: Final = (
 )
 # The scheme is case-sensitive, as it is on Node's side. The longest match has 517 characters,
 # so that the limit of 1 024 holds by itself.
-_USUAL: Final = re.compile(f"AuthMesh {', ?'.join(_FIELDS)}")
+_IN_ORDER: Final = re.compile(f"AuthMesh {', ?'.join(_FIELDS)}")
 # Five times one of the five: each group then holds a value only if each field was there, and
 # so only if each was there once.
 _ANY_ORDER: Final = re.compile(rf"AuthMesh (?:(?:{'|'.join(_FIELDS)})(?:, ?(?!\Z)|\Z)){{5}}")
+# What every signer of ours writes, read in a third of the time: 44 characters of base64 have no
+# bits to spare, and 86 of base64url none after one of these four, so nothing is left to test.
+_USUAL: Final = re.compile(
+    r'AuthMesh v="(1)",id="([A-Za-z0-9+/]{44})",ts="([0-9]{1,16})",'
+    r'nonce="([A-Za-z0-9_-]{22})",sig="([A-Za-z0-9_-]{85}[AQgw])"'
+)
 
 
 class Credential(NamedTuple):
@@ -64,7 +71,11 @@ def parse(lines: Sequence[bytes | str]) -> Credential:
     line = lines[0]
     # Latin-1 reads any bytes, and the pattern is ASCII alone.
     text = line if isinstance(line, str) else line.decode("latin-1")
-    found = _USUAL.fullmatch(text) or _ANY_ORDER.fullmatch(text)
+    if usual := _USUAL.fullmatch(text):
+        version, public_key, timestamp, nonce, signature = usual.groups()
+        standard = signature.replace("-", "+").replace("_", "/") + "=="
+        return Credential(version, a2b_base64(public_key), timestamp, nonce, a2b_base64(standard))
+    found = _IN_ORDER.fullmatch(text) or _ANY_ORDER.fullmatch(text)
     if found is None:
         raise MalformedHeader("the Authorization header is not an AuthMesh credential")
     version, public_key, timestamp, nonce, signature = found.groups("")

@@ -75,6 +75,8 @@ def canonical(target: str) -> str:
     if not query:
         return path
     if _ALREADY_WRITTEN.fullmatch(query):
+        if "&" not in query:
+            return target
         pieces = query.split("&")
         pieces.sort(key=_name)
         return f"{path}?{'&'.join(pieces)}"

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from amesh_core.errors import MalformedHeader, MissingHeader
 from amesh_core.wire.encoding import b64u, unb64_any, unb64u
-from amesh_core.wire.header import Credential, parse
+from amesh_core.wire.header import _USUAL, Credential, parse
 from tests.support import vectors
 
 _VECTORS: Final[dict[str, Any]] = vectors.load("header.json")
@@ -97,6 +97,30 @@ def test_what_is_written_is_read() -> None:
 @pytest.mark.parametrize("comma", [",", ", "])
 def test_any_order(order: tuple[str, ...], comma: str) -> None:
     assert parse(["AuthMesh " + comma.join(order)]) == CREDENTIAL
+
+
+@pytest.mark.parametrize("name", ["id", "sig"])
+@pytest.mark.parametrize("place", [0, -2, -1])
+def test_the_quick_way_and_the_long_way_agree(name: str, place: int) -> None:
+    """The space after the comma is what keeps the second from the quick way."""
+
+    def result(header: str) -> Credential | None:
+        try:
+            return parse([header])
+        except MalformedHeader:
+            return None
+
+    quoted = FIELDS[name].partition('"')[2][:-1]
+    for character in map(chr, range(33, 127)):
+        letters = list(quoted)
+        letters[place] = character
+        quick = with_field(name, f'{name}="{"".join(letters)}"')
+        assert result(quick) == result(quick.replace(",", ", ")), quick
+
+
+@pytest.mark.parametrize("last", "AQgw")
+def test_the_quick_way_is_taken(last: str) -> None:
+    assert _USUAL.fullmatch(with_field("sig", f'sig="{"z" * 85}{last}"'))
 
 
 @pytest.mark.parametrize("name", FIELDS)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from amesh_core.identity import Peer, Role
 from amesh_core.io.home import Home
 from amesh_core.settings import Settings
+from amesh_core.wire.encoding import instant
 from amesh_sdk import Amesh
 from amesh_sdk.asgi import AuthMeshMiddleware
 from amesh_sdk.opened import opened
@@ -59,6 +60,14 @@ class Device:
     def revoke(self, other: Device) -> None:
         with self.home.editing_allow_list(time.time()) as edit:
             edit.allow_list = edit.allow_list.revoke(edit.allow_list.find(other.device_id))
+
+    def trust_until(self, other: Device, end: float) -> None:
+        """Let the trust in a listed device end at `end`, in Unix seconds."""
+        with self.home.editing_allow_list(time.time()) as edit:
+            entry = edit.allow_list.find(other.device_id)
+            ending = replace(entry, expires_at=instant(end))
+            devices = [ending if one is entry else one for one in edit.allow_list.devices]
+            edit.allow_list = replace(edit.allow_list, devices=tuple(devices))
 
 
 def make_target(directory: Path) -> Device:

@@ -11,6 +11,7 @@ import pytest
 from amesh_core import crypto
 from amesh_core.errors import (
     ClockSkew,
+    TrustExpired,
     UnknownDevice,
 )
 from amesh_core.verification import Policy, RequestHead
@@ -64,6 +65,23 @@ def test_a_device_revoked_while_its_body_arrives_is_out(target: Device, controll
 
     with pytest.raises(UnknownDevice):
         asyncio.run(guard.authenticate(head(value), revoking))
+
+
+def test_a_device_whose_trust_ends_while_its_body_arrives_is_out(
+    target: Device, controller: Device
+) -> None:
+    """The list is the same one then, and the clock is still within the skew."""
+    clock = Clock(time.time())
+    target.trust_until(controller, clock.now + 5)
+    value = controller.sign("POST", "/orders", b"body")
+    guard = Guard(OpenHome(target.settings), Policy(), clock=clock)
+
+    async def late() -> bytes:
+        clock.now += 10
+        return b"body"
+
+    with pytest.raises(TrustExpired):
+        asyncio.run(guard.authenticate(head(value), late))
 
 
 def test_a_large_body_is_hashed_aside(

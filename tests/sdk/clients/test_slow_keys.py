@@ -128,7 +128,8 @@ def test_signatures_that_stand_in_line_have_timestamps_of_their_own(
         return await slow.while_others_work(*signing)
 
     stamps = [value.split('ts="')[1].split('"')[0] for value in asyncio.run(main())]
-    assert stamps == ["1001", "1002", "1003"]
+    # Who finds the key unlocked may be ahead of who waited for that.
+    assert sorted(stamps) == ["1001", "1002", "1003"]
 
 
 def test_a_large_body_is_not_hashed_in_the_event_loop(

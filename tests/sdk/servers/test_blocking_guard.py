@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from amesh_core.errors import ClockSkew, UnknownDevice
+from amesh_core.errors import ClockSkew, TrustExpired, UnknownDevice
 from amesh_core.verification import AuthMeshIdentity, Policy, RequestHead
 from amesh_sdk.guard import Guard
 from amesh_sdk.opened import OpenHome
@@ -46,6 +46,26 @@ def test_a_device_revoked_while_its_body_arrives_is_out(target: Device, controll
         with pytest.raises(UnknownDevice):
             guard.authenticate_blocking(head(value), revoking)
     finally:
+        target.trust(controller)
+
+
+def test_a_device_whose_trust_ends_while_its_body_arrives_is_out(
+    target: Device, controller: Device
+) -> None:
+    clock = Clock(time.time())
+    target.trust_until(controller, clock.now + 5)
+    value = controller.sign("POST", "/orders", b"body")
+    guard = Guard(OpenHome(target.settings), Policy(), clock=clock)
+
+    def late() -> bytes:
+        clock.now += 10
+        return b"body"
+
+    try:
+        with pytest.raises(TrustExpired):
+            guard.authenticate_blocking(head(value), late)
+    finally:
+        target.revoke(controller)
         target.trust(controller)
 
 
