@@ -19,9 +19,13 @@ parts:
 	@missing=''; \
 	need() { PATH=$$PATH:/usr/sbin command -v $$1 >/dev/null || missing="$$missing $$2"; }; \
 	need redis-server redis-server; need nginx nginx-light; \
+	need haproxy haproxy; need caddy caddy; need systemd-analyze systemd; \
 	need gcc 'gcc libc6-dev'; need pkg-config pkg-config; \
 	pkg-config --exists tss2-esys 2>/dev/null || missing="$$missing libtss2-dev"; \
-	need swtpm swtpm; need swtpm_setup swtpm-tools; need tpm2_sign tpm2-tools; \
+	need swtpm swtpm; need tpm2_sign tpm2-tools; \
+	need openssl openssl; \
+	ls /usr/lib/*/ossl-modules/tpm2.so /usr/lib*/ossl-modules/tpm2.so 2>/dev/null | grep -q . || \
+	  missing="$$missing tpm2-openssl"; \
 	need gnome-keyring-daemon gnome-keyring; need dbus-run-session dbus; \
 	[ -z "$$missing" ] && exit 0; \
 	echo "The tests need$$missing."; \

@@ -11,15 +11,24 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from amesh_cli.commands.accept_rotation import accept_rotation
+from amesh_cli.commands.bootstrap import bootstrap
+from amesh_cli.commands.config import config
 from amesh_cli.commands.demo import demo
 from amesh_cli.commands.doctor import doctor
 from amesh_cli.commands.explain import explain
+from amesh_cli.commands.export import export
 from amesh_cli.commands.fetch import fetch
+from amesh_cli.commands.import_ import import_card
 from amesh_cli.commands.init import init
 from amesh_cli.commands.invite import invite
 from amesh_cli.commands.list import list_devices
 from amesh_cli.commands.listen import listen
+from amesh_cli.commands.passphrase import passphrase
+from amesh_cli.commands.provision import provision
 from amesh_cli.commands.revoke import revoke
+from amesh_cli.commands.rotate import rotate
+from amesh_cli.commands.trust import trust
 from amesh_core.errors import AmeshError
 
 app = typer.Typer(
@@ -32,9 +41,18 @@ app = typer.Typer(
 app.command()(init)
 app.command()(listen)
 app.command()(invite)
+app.command()(provision)
+app.command()(bootstrap)
 app.command("list")(list_devices)
+app.command()(trust)
 app.command()(revoke)
+app.command()(export)
+app.command("import")(import_card)
+app.command()(config)
 app.command()(fetch)
+app.command()(rotate)
+app.command("accept-rotation")(accept_rotation)
+app.command()(passphrase)
 app.command()(doctor)
 app.command()(explain)
 app.command()(demo)

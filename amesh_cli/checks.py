@@ -21,13 +21,15 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from amesh_cli import failures, here
+from amesh_cli import failures, here, protection, unacknowledged
 from amesh_core import keystore
 from amesh_core.errors import AmeshError, RelayError
 from amesh_core.explain import CLOCK_SKEW_SECONDS
-from amesh_core.io import relay_line
+from amesh_core.identity import device_id
+from amesh_core.io import relay_line, rotating
 from amesh_core.io.home import Home
 from amesh_core.io.passphrase import FILE as PASSPHRASE_FILE
+from amesh_core.wire.rotation import Pending, Retiring
 
 if TYPE_CHECKING:
     from amesh_core.allow_list import AllowList
@@ -38,7 +40,7 @@ DISTRIBUTION: Final = "authmesh"
 _CLOCK_NOTICED_SECONDS: Final = 5
 _SET_THE_CLOCK: Final = "set the clocks by the network on both machines: `timedatectl set-ntp true`"
 _OTHERS_WRITE: Final = 0o022
-_OTHERS_READ: Final = 0o044
+_OTHERS: Final = 0o077
 
 
 class Verdict(StrEnum):
@@ -98,6 +100,8 @@ def of_device(settings: Settings) -> Generator[Check, None, Home | None]:
     if unlocked.verdict is not Verdict.OK:
         return None
     yield _list(home)
+    yield from _announcement(home)
+    yield from _rotation(home)
     return home
 
 
@@ -130,7 +134,7 @@ def of_relay(relay: str | None, settings: Settings) -> Iterator[Check]:
         home = Home.open(settings)
     try:
         url = here.relay_url(home, relay)
-        date = asyncio.run(_date_of_relay(url))
+        date = asyncio.run(_date_of_relay(url, relay_line.access_token(settings)))
         yield ok("relay", f"{url} answers")
     except RelayError as error:
         # A paired device works without: only what was asked for by name must be there.
@@ -140,8 +144,8 @@ def of_relay(relay: str | None, settings: Settings) -> Iterator[Check]:
     yield of_clock(date, time.time(), "the relay")
 
 
-async def _date_of_relay(url: str) -> str | None:
-    async with relay_line.connected(url) as line:
+async def _date_of_relay(url: str, access_token: str | None) -> str | None:
+    async with relay_line.connected(url, access_token) as line:
         return line.date
 
 
@@ -178,15 +182,20 @@ def _attempt(name: str, look: Callable[[], str]) -> Check:
         return of_error(name, error)
 
 
-def _files(directory: Path) -> Check:
-    """Modes of what is in the directory; one that lets others write is a failure."""
-    there = [*directory.glob("*.json"), directory / "keys", *directory.glob("keys/*")]
+def open_to_others(directory: Path) -> dict[Path, int]:
+    """The directory and what is in it, as far as others may get at it, with their modes."""
+    inside = [*directory.glob("*.json"), directory / "keys", *directory.glob("keys/*")]
     modes = {
         path: stat.S_IMODE(path.stat().st_mode)
-        for path in [*there, directory / PASSPHRASE_FILE]
+        for path in [directory, *inside, directory / PASSPHRASE_FILE]
         if path.exists()
     }
-    open_to = {path: mode for path, mode in modes.items() if mode & (_OTHERS_WRITE | _OTHERS_READ)}
+    return {path: mode for path, mode in modes.items() if mode & _OTHERS}
+
+
+def _files(directory: Path) -> Check:
+    """Modes of what is in the directory; one that lets others write is a failure."""
+    open_to = open_to_others(directory)
     if not open_to:
         return ok("files", "for their owner alone")
     message = ", ".join(f"{path} has mode {mode:04o}" for path, mode in open_to.items())
@@ -199,14 +208,14 @@ def _back_end(home: Home) -> str:
     keystore.open_store(
         home.backend, home.directory, keystore.Means(bytes, here.settings().tpm_tcti)
     )
-    return home.backend
+    return protection.place(home.backend)
 
 
 def _passphrase(home: Home) -> str:
     source = home.passphrase_source()
     if source is None:
         return "none is needed"
-    if source == str(home.directory / PASSPHRASE_FILE):
+    if protection.passphrase_beside_key(home) is not None:
         return f"from {source}, beside the key: who can copy this directory has the key"
     return f"from {source}"
 
@@ -225,8 +234,24 @@ def _list(home: Home) -> Check:
     return _of_entries(allow_list, time.time())
 
 
+def _announcement(home: Home) -> Iterator[Check]:
+    """Nothing to say but for a device that was made from a token and is not known yet."""
+    try:
+        file = unacknowledged.announcement(home)
+    except AmeshError as error:
+        yield of_error("bootstrap", error, Verdict.WARN)
+        return
+    if file is not None:
+        yield warn(
+            "bootstrap",
+            unacknowledged.sentence(file, time.time()),
+            "it may call this device all the same; to have it listed there, run `amesh bootstrap` "
+            "here while `amesh provision --watch` runs there, or pair the two by hand",
+        )
+
+
 def _of_entries(allow_list: AllowList, now: float) -> Check:
-    devices = allow_list.devices
+    devices = [device for device in allow_list.devices if not device.is_former]
     useless = [device.device_id for device in devices if not device.role or device.is_expired(now)]
     controllers = sum(device.role == "controller" for device in devices)
     targets = sum(device.role == "target" for device in devices)
@@ -240,6 +265,28 @@ def _of_entries(allow_list: AllowList, now: float) -> Check:
             "pair them again, or `amesh revoke` them",
         )
     return ok("allow list", message)
+
+
+def _rotation(home: Home) -> Iterator[Check]:
+    """Whether a key waits to take over, or one that gave its place away to be destroyed."""
+    try:
+        file = rotating.find(home)
+    except AmeshError as error:
+        yield of_error("rotation", error)
+        return
+    match file:
+        case Pending(new, statement):
+            yield warn(
+                "rotation",
+                f"{device_id(new.public_key)} waits to take over since {statement.issued_at[:10]}",
+                "`amesh rotate` shows what paired devices are to accept; then `--finish`",
+            )
+        case Retiring(old):
+            yield warn(
+                "rotation",
+                f"the old key, {device_id(old.public_key)}, is not destroyed yet",
+                "run `amesh rotate --finish`",
+            )
 
 
 def _extras() -> dict[str, list[str]]:

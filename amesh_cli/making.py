@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import socket
+import textwrap
 import time
 from typing import TYPE_CHECKING
 
-from amesh_cli import terminal
+from amesh_cli import protection, terminal
 from amesh_core.errors import Declined, HomeError, Malformed, NoIdentity, UsageError
 from amesh_core.identity import check_name
 from amesh_core.io.home import Home
@@ -81,7 +82,8 @@ def show(created: Created, *, as_json: bool) -> None:
                 "publicKey": b64(me.public_key),
                 "storageBackend": home.backend,
                 "hardwareBound": created.hardware_bound,
-                "passphraseBesideKey": created.passphrase_generated,
+                "notChosen": dict(created.reasons),
+                "passphraseBesideKey": protection.passphrase_beside_key(home) is not None,
                 "maxControllers": home.max_controllers,
                 "directory": str(home.directory),
                 "backup": str(created.backup) if created.backup else None,
@@ -95,25 +97,22 @@ def show(created: Created, *, as_json: bool) -> None:
         [
             ("device id", me.device_id),
             ("public key", b64(me.public_key)),
-            ("key in", home.backend),
+            ("key in", protection.place(home.backend)),
             ("directory", str(home.directory)),
             *([("backup", str(created.backup))] if created.backup else []),
         ]
     )
-    _say_how_protected(created)
+    say_how_protected(created)
     terminal.say("\nNext, to pair it:")
     terminal.say("  to be called:  amesh listen        here, and type its code on the other device")
     terminal.say("  to call:       amesh invite CODE   here, after `amesh listen` on the other one")
 
 
-def _say_how_protected(created: Created) -> None:
-    if created.hardware_bound:
-        return
-    terminal.warn("the key is protected by software only: who can read this directory")
-    if created.passphrase_generated:
-        terminal.say(
-            "  has it, as the passphrase was generated and lies beside it. To part them, run\n"
-            "  init with AMESH_PASSPHRASE_FILE or AUTH_MESH_PASSPHRASE set; see amesh-init(1)."
-        )
-    else:
-        terminal.say("  and knows your passphrase has it. The passphrase was not written anywhere.")
+def say_how_protected(created: Created) -> None:
+    """Say who could use the key, and what follows from where it is."""
+    warning, advice = protection.warning_and_advice(
+        created.home, generated=created.passphrase_generated
+    )
+    if warning is not None:
+        terminal.warn(warning)
+    terminal.say(textwrap.indent(advice, "  "))

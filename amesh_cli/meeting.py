@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
-from collections.abc import Callable, Collection, Coroutine
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from amesh_cli import here, terminal
+from amesh_cli import here, older_pairing, terminal
+from amesh_cli.options import Pairing
 from amesh_cli.people import ControllerAtTerminal, TargetAtTerminal, shown
+from amesh_cli.recording import recorder, settle_name
 from amesh_core.errors import TooManyControllers, UsageError
 from amesh_core.settings import DEFAULT_RELAY_URL
 
@@ -26,59 +27,105 @@ R = TypeVar("R")
 
 
 def listen(
-    *, relay: str | None, serve: str | None, replace: str | None, digits_stdin: bool
+    *,
+    relay: str | None,
+    serve: str | None,
+    replace: str | None,
+    trust_for: str | None,
+    digits_stdin: bool,
+    pairing: Pairing,
+    accept_interception: bool,
 ) -> None:
     """Pair as the target.
 
     Raises:
         UsageError: options that exclude each other, or no terminal to ask at.
+        Declined: the person did not take the risk of the older pairing.
         AmeshError: see `amesh_core.io.relay_client.listen`.
     """
     if relay and serve:
         raise UsageError("--relay and --serve exclude each other")
+    trust_seconds = None
+    if trust_for is not None:
+        from amesh_cli.trusting import parse_trust
+
+        trust_seconds = parse_trust(trust_for)
     if not digits_stdin:
         terminal.need_terminal("--digits-stdin")
     home = here.open_home()
-    replacing = _make_room(home, replace)
+    url, invited_to = here.relay_url(home, relay), None
+    older_pairing.agree(pairing, None if serve else url, accepted=accept_interception)
+    record = recorder(
+        home,
+        added_by="handshake",
+        replacing=_make_room(home, replace),
+        pairing=_mark(pairing),
+        trust_seconds=trust_seconds,
+    )
     with contextlib.ExitStack() as on:
-        url, invited_to = here.relay_url(home, relay), None
         if serve:
             from amesh_cli.serving import own_relay
 
             url, invited_to = on.enter_context(own_relay(serve))
         elif url != DEFAULT_RELAY_URL:
             invited_to = url
-        person = TargetAtTerminal(invited_to, digits_stdin=digits_stdin)
-        device = _run(_listen(home, url, person, _recorder(home, replacing)))
+        person = TargetAtTerminal(invited_to, digits_stdin=digits_stdin, pairing=pairing)
+        device = _run(_listen(home, url, person, record, pairing))
+    if terminal.interactive() and not digits_stdin:
+        device = settle_name(home, device)
     terminal.result(f"Paired: {shown(device)} may now call this device.")
 
 
 async def _listen(
-    home: Home, url: str, person: TargetAtTerminal, record: Callable[[Peer], Device]
+    home: Home,
+    url: str,
+    person: TargetAtTerminal,
+    record: Callable[[Peer], Device],
+    pairing: Pairing,
 ) -> Device:
-    from amesh_core.io import relay_client
+    from amesh_core.io import relay_client, relay_line
+    from amesh_core.pairing import TargetCeremony
+    from amesh_core.pairing_v1 import TargetCeremonyV1
 
     return await relay_client.listen(
-        url, identity=home.identity, key=home.key(), person=person, record=record
+        url,
+        identity=home.identity,
+        key=home.key(),
+        person=person,
+        record=record,
+        machine=TargetCeremonyV1 if pairing is Pairing.V1 else TargetCeremony,
+        access_token=relay_line.access_token(home.settings),
     )
 
 
-def invite(code: str | None, *, relay: str | None, assume_match: bool) -> None:
+def invite(
+    code: str | None,
+    *,
+    relay: str | None,
+    assume_match: bool,
+    pairing: Pairing,
+    accept_interception: bool,
+) -> None:
     """Pair as the controller.
 
     Raises:
         UsageError: not a code, or no terminal to ask at.
+        Declined: the person did not take the risk of the older pairing.
         AmeshError: see `amesh_core.io.relay_client.invite`.
     """
     if not assume_match:
         terminal.need_terminal("--assume-match")
     home = here.open_home()
+    url = here.relay_url(home, relay)
+    older_pairing.agree(pairing, url, accepted=accept_interception)
     if code is None:
         code = terminal.ask("The code that the target shows:", flag="the argument CODE")
     home.allow_list()  # a broken list stops us before the code is spent
-    url = here.relay_url(home, relay)
-    person = ControllerAtTerminal(assume_match=assume_match)
-    device = _run(_invite(home, url, code, person, _recorder(home, ())))
+    person = ControllerAtTerminal(assume_match=assume_match, pairing=pairing)
+    record = recorder(home, added_by="handshake", pairing=_mark(pairing))
+    device = _run(_invite(home, url, code, person, record, pairing))
+    if terminal.interactive() and not assume_match:
+        device = settle_name(home, device)
     terminal.result(f"Paired: this device may now call {shown(device)}.")
 
 
@@ -88,12 +135,27 @@ async def _invite(
     code: str,
     person: ControllerAtTerminal,
     record: Callable[[Peer], Device],
+    pairing: Pairing,
 ) -> Device:
-    from amesh_core.io import relay_client
+    from amesh_core.io import relay_client, relay_line
+    from amesh_core.pairing import ControllerCeremony
+    from amesh_core.pairing_v1 import ControllerCeremonyV1
 
     return await relay_client.invite(
-        url, code, identity=home.identity, key=home.key(), person=person, record=record
+        url,
+        code,
+        identity=home.identity,
+        key=home.key(),
+        person=person,
+        record=record,
+        machine=ControllerCeremonyV1 if pairing is Pairing.V1 else ControllerCeremony,
+        access_token=relay_line.access_token(home.settings),
     )
+
+
+def _mark(pairing: Pairing) -> str | None:
+    """What the entry says of how it came about; the current pairing goes without saying."""
+    return pairing.value if pairing is Pairing.V1 else None
 
 
 def _run(meeting: Coroutine[Any, Any, R]) -> R:
@@ -102,22 +164,6 @@ def _run(meeting: Coroutine[Any, Any, R]) -> R:
     except KeyboardInterrupt:
         terminal.say("interrupted")
         raise
-
-
-def _recorder(home: Home, replacing: Collection[str]) -> Callable[[Peer], Device]:
-    def record(peer: Peer) -> Device:
-        now = time.time()
-        with home.editing_allow_list(now) as edit:
-            edit.allow_list = edit.allow_list.record(
-                peer,
-                added_by="handshake",
-                now=now,
-                limit=home.max_controllers,
-                replacing=replacing,
-            )
-        return edit.allow_list.find(peer.device_id)
-
-    return record
 
 
 def _make_room(home: Home, replace: str | None) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ import re
 from typing import TYPE_CHECKING
 
 from amesh_cli import terminal
+from amesh_cli.options import Pairing
 
 if TYPE_CHECKING:
     from amesh_core.allow_list import Device
@@ -25,14 +26,20 @@ def shown(device: Device | Peer) -> str:
 class TargetAtTerminal:
     """Who runs `amesh listen`; `relay_url` is what the invite line must name, if anything."""
 
-    def __init__(self, relay_url: str | None, *, digits_stdin: bool) -> None:
+    def __init__(self, relay_url: str | None, *, digits_stdin: bool, pairing: Pairing) -> None:
         self._option = f" --relay {relay_url}" if relay_url else ""
         self._digits_stdin = digits_stdin
+        self._pairing = pairing
 
     async def code_ready(self, code: str, seconds: float) -> None:
         """Show the code, and a countdown until this is cancelled."""
         terminal.say("On the controller, run:\n")
-        terminal.say(f"    amesh invite {code}{self._option}\n", style="bold")
+        invite = f"    amesh invite {code}{self._option}"
+        if self._pairing is Pairing.V1:
+            terminal.say(f"{invite}\n", style="bold")
+            terminal.say("or, where amesh is this one and not Node's:\n")
+            invite += " --pairing v1"
+        terminal.say(f"{invite}\n", style="bold")
         async with terminal.countdown(
             lambda left: f"Code {code} is good for {left} s.", round(seconds)
         ):
@@ -64,8 +71,10 @@ class TargetAtTerminal:
 class ControllerAtTerminal:
     """Who runs `amesh invite`."""
 
-    def __init__(self, *, assume_match: bool) -> None:
+    def __init__(self, *, assume_match: bool, pairing: Pairing) -> None:
         self._assume_match = assume_match
+        # Node's screen has other words than ours for it.
+        self._done = "it accepted the digits" if pairing is Pairing.V1 else "the digits matched"
 
     async def peer_found(self) -> None:
         """Say that somebody is there."""
@@ -84,5 +93,5 @@ class ControllerAtTerminal:
             terminal.warn("recorded without asking what the target says (--assume-match).")
             return True
         return await terminal.aconfirm(
-            "Does the target's own screen say that the digits matched?", flag="--assume-match"
+            f"Does the target's own screen say that {self._done}?", flag="--assume-match"
         )

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import codecs
+import os
 import re
 import sys
+from pathlib import Path
 from typing import BinaryIO, Final
 
 # All but tab and line end: what a server sends must not drive a terminal.
@@ -35,9 +37,16 @@ def stdout() -> Output:
     return Output(sys.stdout.buffer)
 
 
-def stdin() -> bytes:
-    """All that is piped into the command."""
-    return sys.stdin.buffer.read()
+def end_stdout() -> None:
+    """Close stdout for who reads it, and go on; what is printed later goes nowhere."""
+    sys.stdout.flush()
+    with Path(os.devnull).open("wb") as nowhere:
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())
+
+
+def stdin(limit: int = -1) -> bytes:
+    """All that is piped into the command, or its first `limit` bytes."""
+    return sys.stdin.buffer.read(limit)
 
 
 def _escaped(found: re.Match[str]) -> str:

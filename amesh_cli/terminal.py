@@ -11,7 +11,7 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +55,11 @@ def json_result(value: Any) -> None:
     print(json.dumps(value, indent=2))  # noqa: T201 - for a machine, so without rich
 
 
+def json_line(value: Any) -> None:
+    """Print one event for a script that reads along: a JSON document in one line of stdout."""
+    print(json.dumps(value), flush=True)  # noqa: T201 - for a machine, so without rich
+
+
 def facts(rows: Sequence[tuple[str, str]]) -> None:
     """Print labelled values, one a line, aligned (stdout)."""
     width = max(len(label) for label, _ in rows)
@@ -62,14 +67,19 @@ def facts(rows: Sequence[tuple[str, str]]) -> None:
         result(f"  {label:<{width}}  {value}")
 
 
-def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table that stays readable in a pipe (stdout)."""
+def table(
+    headers: Sequence[str], rows: Sequence[Sequence[str]], *, folded: Collection[str] = ()
+) -> None:
+    """Print a table that stays readable in a pipe (stdout).
+
+    In a narrow terminal the columns in `folded` take more lines, before any other is cut.
+    """
     from rich.table import Table
     from rich.text import Text
 
     grid = Table(box=None, pad_edge=False, header_style="dim")
     for header in headers:
-        grid.add_column(header, no_wrap=True)
+        grid.add_column(header, no_wrap=header not in folded, overflow="fold")
     for row in rows:
         grid.add_row(*map(Text, row))
     console = _console(stderr=False)
@@ -146,6 +156,18 @@ def ask(question: str, *, flag: str, default: str = "") -> str:
 
     shown = f"{question} [{default}]" if default else question
     return asyncio.run(aask(shown, flag=flag)) or default
+
+
+def ask_secret(question: str, *, flag: str) -> bytes:
+    """Ask for a line that is not shown while it is typed.
+
+    Raises:
+        UsageError: there is no terminal.
+    """
+    from getpass import getpass
+
+    need_terminal(flag)
+    return getpass(question).encode("utf-8", "surrogateescape")
 
 
 async def aconfirm(question: str, *, flag: str) -> bool:

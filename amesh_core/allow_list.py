@@ -5,9 +5,11 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Final
 
 from amesh_core import crypto, identity
+from amesh_core.device import ROTATED_TO
+from amesh_core.device import Device as Device  # what a list is of is had from here, too
 from amesh_core.errors import (
     AllowListTampered,
     AmbiguousDevice,
@@ -21,98 +23,12 @@ from amesh_core.errors import (
     UnknownDevice,
 )
 from amesh_core.identity import MAX_NAME_CODE_POINTS, DeviceKey, Peer, Role, check_name
-from amesh_core.wire.encoding import b64, canonical_json, instant, parse_instant, unb64
-from amesh_core.wire.files import AllowListFile, check_alias
+from amesh_core.wire.encoding import instant, parse_instant
+from amesh_core.wire.files import AllowListFile
 
-_OURS: Final = ("role", "expiresAt", "pairing")  # keys that a refreshed entry sets anew
+# Keys that a refreshed entry sets anew.
+_OURS: Final = ("role", "expiresAt", "pairing", ROTATED_TO)
 _ONE_MILLISECOND: Final = 0.001  # seconds; the resolution of every time in our files
-
-
-@dataclass(frozen=True, slots=True)
-class Device:
-    """One entry of the list.
-
-    `role` is None when it is missing or unknown: such a device may not authenticate, and
-    is to be paired again. `expires_at` is the text of the entry, not necessarily a time.
-    `pairing` is "v1" for a device paired over the older ceremony. `extra` holds what the
-    entry says beyond that, as JSON; it is kept, and is under the seal.
-    """
-
-    device_id: str
-    public_key: bytes
-    friendly_name: str
-    added_at: str
-    added_by: str
-    role: Role | None
-    expires_at: str | None = None
-    pairing: str | None = None
-    extra: Mapping[str, Any] = field(default_factory=dict, repr=False)
-
-    @classmethod
-    def parse(cls, entry: Mapping[str, Any]) -> Device:
-        """Read one entry of allow_list.json.
-
-        Raises:
-            Malformed: an id, key, name, time or origin missing or of another form.
-        """
-        match entry:
-            case {
-                "deviceId": str(device_id),
-                "publicKey": str(public_key),
-                "friendlyName": str(friendly_name),
-                "addedAt": str(added_at),
-                "addedBy": str(added_by),
-                **extra,
-            }:
-                pass
-            case _:
-                raise Malformed("an entry without id, key, name, time or origin")
-        role = next((role for role in Role if role == extra.get("role")), None)
-        if role is not None:
-            del extra["role"]
-        # Of another type than text it cannot be a time, so it counts as expired; its JSON
-        # stands for it here, and the value itself stays in `extra`.
-        expires_at = extra.get("expiresAt")
-        if isinstance(expires_at, str):
-            del extra["expiresAt"]
-        elif "expiresAt" in extra:
-            expires_at = canonical_json(expires_at).decode("utf-8")
-        pairing = extra.get("pairing")
-        if isinstance(pairing, str):
-            del extra["pairing"]
-        return cls(
-            device_id=check_alias(device_id),
-            public_key=unb64(public_key, length=crypto.PUBLIC_KEY_BYTES),
-            friendly_name=friendly_name,
-            added_at=added_at,
-            added_by=added_by,
-            role=role,
-            expires_at=expires_at,
-            pairing=pairing if isinstance(pairing, str) else None,
-            extra=extra,
-        )
-
-    def entry(self) -> dict[str, Any]:
-        """The entry as allow_list.json has it."""
-        optional = {"role": self.role, "expiresAt": self.expires_at, "pairing": self.pairing}
-        return {
-            "deviceId": self.device_id,
-            "publicKey": b64(self.public_key),
-            "friendlyName": self.friendly_name,
-            "addedAt": self.added_at,
-            "addedBy": self.added_by,
-            **{key: str(value) for key, value in optional.items() if value is not None},
-            **self.extra,
-        }
-
-    def is_expired(self, now: float) -> bool:
-        """Whether the trust has ended by `now` (Unix seconds); an unreadable end has passed."""
-        if self.expires_at is None:
-            return False
-        try:
-            return now >= parse_instant(self.expires_at)
-        except Malformed:
-            return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +93,13 @@ class AllowList:
             NotAController: it is listed as a target, or without a role we know.
             TrustExpired: its trust has ended by `now` (Unix seconds).
         """
+        device = self._admitted(public, now)
+        # No longer than the key that took its place, however the trust in that one ends.
+        if device.is_former and self._admitted(device.successor, now).is_former:
+            raise UnknownDevice("the key that took this one's place is a former one, too")
+        return device
+
+    def _admitted(self, public: bytes, now: float) -> Device:
         device = self._by_key.get(public)
         if device is None:
             raise UnknownDevice("the key is not on the allow list")
@@ -188,7 +111,15 @@ class AllowList:
 
     def controllers(self) -> tuple[Device, ...]:
         """The entries that count against the limit of controllers, expired ones too."""
-        return tuple(device for device in self.devices if device.role is Role.CONTROLLER)
+        return tuple(
+            device
+            for device in self.devices
+            if device.role is Role.CONTROLLER and not device.is_former
+        )
+
+    def former(self, device: Device) -> tuple[Device, ...]:
+        """The entries of the keys that `device` had before, as far as they are still listed."""
+        return tuple(d for d in self.devices if d.is_former and d.successor == device.public_key)
 
     def find(self, text: str) -> Device:
         """The one device a person means: by id, by the beginning of its id, or by name.
@@ -206,7 +137,8 @@ class AllowList:
         found = [
             device
             for device in self.devices
-            if device.friendly_name == name
+            # A former key has the name of the present one, which is who is meant.
+            if (device.friendly_name == name and not device.is_former)
             or (len(text) > len("am_") and device.device_id.startswith(text))
         ]
         if not found:
@@ -225,12 +157,13 @@ class AllowList:
         limit: int,
         replacing: Collection[str] = (),
         pairing: str | None = None,
+        expires_at: float | None = None,
     ) -> AllowList:
         """The list with `peer` on it, in the role it has to this device.
 
-        A key that is listed in that role, or in none, is refreshed where it stands, its
-        expiry gone. `limit` is how many controllers there may be; `replacing` are ids
-        that leave in the same step.
+        A key that is listed in that role, or in none, is refreshed where it stands, its old
+        expiry gone; trust ends at `expires_at` (Unix seconds), if ever. `limit` is how many
+        controllers there may be; `replacing` are ids that leave in the same step.
 
         Raises:
             OwnKey: it is this device's own key.
@@ -247,15 +180,13 @@ class AllowList:
         listed = self._by_key.get(peer.public_key)
         if listed is not None and listed.role not in (peer.role, None):
             raise RoleConflict(listed.device_id, str(listed.role))
-        rest = [
-            device
-            for device in self.devices
-            if device is not listed and device.device_id not in replacing
-        ]
+        leaving = [device for device in self.devices if device.device_id in replacing]
+        leaving += [former for device in leaving for former in self.former(device)]
+        rest = [d for d in self.devices if d is not listed and d not in leaving]
         # A refreshed controller is not one more, even if the limit was lowered since.
-        is_new = listed is None or listed.role is None
+        is_new = listed is None or listed.role is None or listed.is_former
         if peer.role is Role.CONTROLLER and is_new:
-            others = sum(device.role is Role.CONTROLLER for device in rest)
+            others = sum(d.role is Role.CONTROLLER and not d.is_former for d in rest)
             if others >= limit:
                 raise TooManyControllers(limit)
         if any(device.device_id == peer.device_id for device in rest):
@@ -265,10 +196,11 @@ class AllowList:
         entry = Device(
             device_id=peer.device_id,
             public_key=peer.public_key,
-            friendly_name=_unique_name(peer, rest),
+            friendly_name=_unique_name(peer, [d for d in rest if not d.is_former]),
             added_at=instant(now),
             added_by=added_by,
             role=peer.role,
+            expires_at=None if expires_at is None else instant(expires_at),
             pairing=pairing,
             extra=extra,
         )
@@ -278,15 +210,53 @@ class AllowList:
         return replace(self, devices=tuple(rest))
 
     def revoke(self, device: Device) -> AllowList:
-        """The list without `device`, found by its key.
+        """The list without `device`, found by its key, and without the keys it had before.
 
         Raises:
             NoSuchDevice: it is not listed (any more).
         """
-        if device.public_key not in self._by_key:
-            raise NoSuchDevice(f"{device.device_id} is not listed")
-        rest = tuple(d for d in self.devices if d.public_key != device.public_key)
-        return replace(self, devices=rest)
+        entry = self._listed(device)
+        leaving = (entry, *self.former(entry))
+        return replace(self, devices=tuple(d for d in self.devices if d not in leaving))
+
+    def extended(self, device: Device, expires_at: float | None) -> AllowList:
+        """The list on which trust in `device` ends at `expires_at` (Unix seconds), or never.
+
+        Raises:
+            NoSuchDevice: it is not listed (any more).
+            NotAController: it may not call us, so there is no trust that could end.
+        """
+        entry = self._listed(device)
+        if entry.role is not Role.CONTROLLER or entry.is_former:
+            raise NotAController(entry.device_id)
+        end = None if expires_at is None else instant(expires_at)
+        # An end that was no text is among what we do not know, and must not stay there.
+        extra = {key: value for key, value in entry.extra.items() if key != "expiresAt"}
+        return self._with(entry, replace(entry, expires_at=end, extra=extra))
+
+    def renamed(self, device: Device, name: str) -> AllowList:
+        """The list on which `device` is called `name`.
+
+        Raises:
+            NoSuchDevice: it is not listed (any more).
+            AmbiguousDevice: another device has this name.
+            Malformed: no good name.
+        """
+        entry = self._listed(device)
+        check_name(name)
+        others = [d for d in self.devices if d is not entry and not d.is_former]
+        if any(other.friendly_name == name for other in others):
+            raise AmbiguousDevice(f"another device is called {name!r} here")
+        return self._with(entry, replace(entry, friendly_name=name))
+
+    def _listed(self, device: Device) -> Device:
+        try:
+            return self._by_key[device.public_key]
+        except KeyError:
+            raise NoSuchDevice(f"{device.device_id} is not listed") from None
+
+    def _with(self, old: Device, new: Device) -> AllowList:
+        return replace(self, devices=tuple(new if d is old else d for d in self.devices))
 
 
 def _check_seal(file: AllowListFile, key: DeviceKey) -> None:

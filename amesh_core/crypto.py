@@ -104,7 +104,11 @@ def low_s(der: bytes) -> bytes:
     (r, s) and (r, n - s) verify alike; accepting one only makes a signature unique, and
     half of what any signer produces is the other one.
     """
-    r, s = decode_dss_signature(der)
+    return raw_low_s(*decode_dss_signature(der))
+
+
+def raw_low_s(r: int, s: int) -> bytes:
+    """As `low_s`, for a signer that gives the two numbers."""
     if s > _HALF_ORDER:
         s = _ORDER - s
     return (r << 256 | s).to_bytes(SIGNATURE_BYTES, "big")

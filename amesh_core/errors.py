@@ -11,21 +11,32 @@
     ├── Unavailable                   ask again later; never "allow"
     │   └── NonceStoreFull · NonceStoreUnreachable
     ├── AllowListBroken               the list cannot be believed: fail closed
-    │   └── AllowListTampered · AllowListRolledBack · AllowListMissing
+    │   ├── AllowListTampered · AllowListMissing
+    │   └── AllowListRolledBack · AllowListMarkBroken
     ├── HomeError                     the directory this device lives in
     │   ├── NoIdentity · IdentityExists · IdentityDamaged · UnsafePermissions
-    │   └── IdentityReplaced · HomeUnwritable · HomeBusy
+    │   └── IdentityReplaced · HomeUnwritable · HomeBusy · TokenRecordsBroken
     ├── KeyStoreError                 the private key cannot be used
     │   ├── NoPassphrase · WrongPassphrase · KeyFileDamaged · KeyMissing
-    │   └── BackendUnavailable
+    │   ├── BackendUnavailable · KeychainLocked
+    │   └── TpmError                  the TPM refuses, or cannot be reached
+    │       └── TpmChanged · TpmOwnerPassword · TpmLockedOut · TpmOutOfMemory
     ├── DeviceError                   a device named by a person
-    │   └── NoSuchDevice · AmbiguousDevice · TooManyControllers · RoleConflict · OwnKey
+    │   ├── NoSuchDevice · AmbiguousDevice · TooManyControllers · RoleConflict · OwnKey
+    │   └── FingerprintMismatch
+    ├── RotationFailed                a new key does not take an old one's place
+    │   └── BadStatement · FormerKeyUnknown · AlreadyRotated · NoNewKey · TokensOutstanding
     ├── PairingFailed                 the ceremony ended without trust
     │   ├── OutOfOrder · BadMessage · CommitmentMismatch · BadBox · BadIdentity · OlderPairing
+    │   ├── NewerPairing · OneSided
     │   ├── WrongDigits · RejectedHere · RejectedByPeer · PeerCouldNotRecord
     │   └── PairingExpired · NotConfirmed
+    ├── BootstrapError                a bootstrap token, or what came of one
+    │   ├── NoToken · BadToken · BadAnnouncement · BadAcknowledgement · NotAcknowledged
+    │   └── NoSuchToken · TokenNotUsable · TokenUsedTwice · AlreadyListed
     ├── RelayError                    the road between two devices
     │   └── RelayUnreachable · RelayRefused · RelayLost
+    │       └── RelayBusy · RelayWantsToken
     ├── FetchFailed                   a request of ours came to nothing
     │   └── NoAnswer · NotSuccessful · NotLetIn
     ├── TroubleFound                  what was looked into is not in order
@@ -203,9 +214,15 @@ class AllowListTampered(AllowListBroken):
 
 
 class AllowListRolledBack(AllowListBroken):
-    """The file is older than one this process already accepted."""
+    """The file is older than one that was there before."""
 
     code = "allow_list_rolled_back"
+
+
+class AllowListMarkBroken(AllowListBroken):
+    """What remembers the newest allow list cannot be believed."""
+
+    code = "allow_list_mark_broken"
 
 
 class AllowListMissing(AllowListBroken):
@@ -285,6 +302,12 @@ class HomeBusy(HomeError):
     code = "home_busy"
 
 
+class TokenRecordsBroken(HomeError):
+    """provisioned.json is not as this device sealed it, so no announcement is believed."""
+
+    code = "token_records_broken"
+
+
 # --- keys -------------------------------------------------------------------------------
 
 
@@ -327,6 +350,46 @@ class BackendUnavailable(KeyStoreError):
         super().__init__(f"the {backend} back end cannot be used: {reason}")
         self.backend = backend
         self.reason = reason
+
+
+class KeychainLocked(KeyStoreError):
+    """The keychain that holds the key is locked, or its owner said no."""
+
+    code = "keychain_locked"
+
+    def __init__(self, keychain: str, remedy: str) -> None:
+        super().__init__(f"{keychain} is locked, or somebody refused its question")
+        self.remedy = remedy
+
+
+class TpmError(KeyStoreError):
+    """The TPM refuses a command, or does not answer."""
+
+    code = "tpm_error"
+
+
+class TpmChanged(TpmError):
+    """The TPM is not the one that made the key, or was cleared since."""
+
+    code = "tpm_changed"
+
+
+class TpmOwnerPassword(TpmError):
+    """What is to be done needs the password of the TPM's owner."""
+
+    code = "tpm_owner_password"
+
+
+class TpmLockedOut(TpmError):
+    """The TPM refuses keys that passwords protect, after too many wrong ones."""
+
+    code = "tpm_locked_out"
+
+
+class TpmOutOfMemory(TpmError):
+    """The TPM has no place for one more key."""
+
+    code = "tpm_out_of_memory"
 
 
 # --- devices named by a person ----------------------------------------------------------
@@ -378,6 +441,65 @@ class OwnKey(DeviceError):
 
     def __init__(self) -> None:
         super().__init__("the other side presented this device's own key")
+
+
+class FingerprintMismatch(DeviceError):
+    """A card is of another key than the one whose fingerprint is known."""
+
+    code = "fingerprint_mismatch"
+
+    def __init__(self) -> None:
+        super().__init__("the card is of another key than the one with this fingerprint")
+
+
+# --- rotation ---------------------------------------------------------------------------
+
+
+class RotationFailed(AmeshError):
+    """A new key does not take the place of an old one."""
+
+    code = "rotation_failed"
+
+
+class BadStatement(RotationFailed):
+    """The statement is none, is too old, or is not signed by both keys."""
+
+    code = "bad_statement"
+
+
+class FormerKeyUnknown(RotationFailed):
+    """The old key of a statement is not on the allow list, or not any more."""
+
+    code = "former_key_unknown"
+
+    def __init__(self, device_id: str) -> None:
+        super().__init__(f"{device_id} is not on the allow list")
+        self.device_id = device_id
+
+
+class AlreadyRotated(RotationFailed):
+    """The old key of a statement gave its place away, or the new key has one already."""
+
+    code = "already_rotated"
+
+
+class NoNewKey(RotationFailed):
+    """No new key waits to take over."""
+
+    code = "no_new_key"
+
+    def __init__(self, directory: str) -> None:
+        super().__init__(f"no new key waits in {directory}")
+
+
+class TokensOutstanding(RotationFailed):
+    """Bootstrap tokens that the old key signed may still be used."""
+
+    code = "tokens_outstanding"
+
+    def __init__(self, jtis: str) -> None:
+        super().__init__(f"bootstrap tokens of the old key can still be used: {jtis}")
+        self.jtis = jtis
 
 
 # --- pairing ----------------------------------------------------------------------------
@@ -434,6 +556,27 @@ class OlderPairing(PairingFailed):
         super().__init__("the other device, or the relay, offered an older pairing")
 
 
+class NewerPairing(PairingFailed):
+    """The other device speaks the current pairing, and this side was told to use the older one."""
+
+    code = "newer_pairing"
+
+    def __init__(self) -> None:
+        super().__init__("the other device offered the current pairing, not the older one")
+
+
+class OneSided(PairingFailed):
+    """Nothing was recorded here, but the target may have recorded this device.
+
+    Only the older pairing ends so: it has no message that takes a confirmation back.
+    """
+
+    code = "one_sided"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"{reason}; the target may have recorded this device all the same")
+
+
 class WrongDigits(PairingFailed):
     """The digits typed on the target are not the ones of this ceremony."""
 
@@ -480,6 +623,84 @@ class NotConfirmed(PairingFailed):
         self.device_id = device_id
 
 
+# --- bootstrap tokens -------------------------------------------------------------------
+
+
+class BootstrapError(AmeshError):
+    """A bootstrap token cannot be used, or what was announced with one is not believed."""
+
+    code = "bootstrap_failed"
+
+
+class NoToken(BootstrapError):
+    """No place has a bootstrap token, or the file that was named for it is not there."""
+
+    code = "no_token"
+
+
+class BadToken(BootstrapError):
+    """The token fails a check; `token_code` is one of the table of docs/protocol.md section 6."""
+
+    code = "bad_token"
+
+    def __init__(self, token_code: str, reason: str) -> None:
+        super().__init__(f"the bootstrap token is refused: {reason} ({token_code})")
+        self.token_code = token_code
+
+
+class BadAnnouncement(BootstrapError):
+    """An announcement does not show that its sender holds the token and the key."""
+
+    code = "bad_announcement"
+
+
+class BadAcknowledgement(BootstrapError):
+    """What came as an answer to an announcement is not from the token's controller."""
+
+    code = "bad_acknowledgement"
+
+    def __init__(self) -> None:
+        super().__init__("the acknowledgement is not from the controller of the token")
+
+
+class NotAcknowledged(BootstrapError):
+    """The controller of the token has not said that it recorded this device."""
+
+    code = "not_acknowledged"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"the controller did not acknowledge this device: {reason}")
+        self.reason = reason
+
+
+class NoSuchToken(BootstrapError):
+    """This device minted no token with that id."""
+
+    code = "no_such_token"
+
+
+class TokenNotUsable(BootstrapError):
+    """The token has expired, was cancelled, or led to a device that was revoked since."""
+
+    code = "token_not_usable"
+
+
+class TokenUsedTwice(BootstrapError):
+    """A second device announced itself with a token that another one has used."""
+
+    code = "token_used_twice"
+
+
+class AlreadyListed(BootstrapError):
+    """The announced key is on the allow list already, and not because of this token."""
+
+    code = "already_listed"
+
+    def __init__(self, device_id: str) -> None:
+        super().__init__(f"{device_id} is on the allow list already")
+        self.device_id = device_id
+
+
 # --- the relay --------------------------------------------------------------------------
 
 
@@ -498,6 +719,18 @@ class RelayUnreachable(RelayError):
         super().__init__(f"cannot reach the relay at {url}: {reason}")
         self.url = url
         self.reason = reason
+
+
+class RelayBusy(RelayUnreachable):
+    """The relay takes no devices at the moment: it stops, or its own parts are away."""
+
+    code = "relay_busy"
+
+
+class RelayWantsToken(RelayUnreachable):
+    """The relay admits only who knows its access token."""
+
+    code = "relay_wants_token"
 
 
 class RelayRefused(RelayError):

@@ -10,24 +10,17 @@
                                                  AwaitDone     done
                                                  Finished
 
-A ceremony takes payloads and answers, and gives the actions its driver has to perform, in
-order. Randomness is handed in and `now` is any monotonic clock in seconds. Whatever is not
-a line of the two tables below raises and leaves the ceremony dead, in the state Failed.
+`machine` has what is around the two tables below. Whatever is not a line of them raises and
+leaves the ceremony dead, in the state Failed.
 """
 
 from __future__ import annotations
 
-import logging
 import re
-from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from dataclasses import replace
-from typing import ClassVar, Final, NoReturn
 
 from amesh_core.ceremony import (
     PERSON_ACTS,
-    Action,
-    Answer,
     AskConsent,
     AskDigits,
     AwaitCommit,
@@ -43,7 +36,6 @@ from amesh_core.ceremony import (
     Fail,
     Failed,
     Finished,
-    Fresh,
     Keyed,
     New,
     NotRecorded,
@@ -62,129 +54,36 @@ from amesh_core.ceremony import (
 from amesh_core.channel import Channel, commitment
 from amesh_core.errors import (
     AmeshError,
-    BadMessage,
     CommitmentMismatch,
-    Malformed,
     NotConfirmed,
     OlderPairing,
     OutOfOrder,
-    PairingExpired,
     PeerCouldNotRecord,
     RejectedByPeer,
     RejectedHere,
-    UsageError,
     WrongDigits,
 )
-from amesh_core.identity import DeviceKey, Identity, Role, check_name
+from amesh_core.identity import Role
+from amesh_core.machine import Machine
 from amesh_core.wire import pairing as wire
 
-FRAME_SECONDS: Final = 30.0  # for a machine to answer
-CEREMONY_SECONDS: Final = 300.0  # for everything, people included
 
-log = logging.getLogger("amesh.pairing")
+class Ceremony(Machine[State, wire.Frame | wire.Sealed]):
+    """What both sides share: boxes, and what the controller's list means once it is written."""
 
+    person_acts = PERSON_ACTS
 
-class Ceremony(ABC):
-    """What both sides share: deadlines, boxes, and that the first error is the last."""
+    def _read(self, state: State, payload: str) -> tuple[State, wire.Frame | wire.Sealed]:
+        frame = wire.decode(payload)
+        # A box is opened where there is a channel for it.
+        if isinstance(frame, wire.Box) and isinstance(state, Keyed):
+            message, channel = state.channel.open(frame)
+            return replace(state, channel=channel), message
+        return state, frame
 
-    role: ClassVar[Role]
-
-    def __init__(self, identity: Identity, key: DeviceKey, code: str, fresh: Fresh) -> None:
-        """A ceremony for one meeting under `code`, six digits.
-
-        Raises:
-            UsageError: a code of another form, or a name of ours no other device accepts.
-        """
-        self.state: State = New()
-        self._identity = identity
-        self._key = key
-        self._code = check_code(code)
-        self._fresh = fresh
-        self._frame_ends_at = self._ends_at = float("inf")
-        try:
-            check_name(identity.friendly_name)
-        except Malformed as error:
-            raise UsageError(f"this device's own name is not acceptable: {error}") from None
-
-    @property
-    def deadline(self) -> float:
-        """When to stop waiting, on the caller's clock; infinite before the start."""
-        return min(self._frame_ends_at, self._ends_at)
-
-    def start(self, now: float) -> Sequence[Action]:
-        """The relay has found the peer; the five minutes begin."""
-        self._ends_at = now + CEREMONY_SECONDS
-        return self.tell(Start(), now)
-
-    def receive(self, payload: str, now: float) -> Sequence[Action]:
-        """Take one payload from the relay.
-
-        Raises:
-            PairingFailed, OwnKey: the ceremony is over, and nothing more is recorded.
-            NotConfirmed: it is over, and the target is recorded here.
-        """
-        return self._advance(payload, now)
-
-    def tell(self, answer: Answer, now: float) -> Sequence[Action]:
-        """Take the answer to an action.
-
-        Raises:
-            As `receive`.
-        """
-        return self._advance(answer, now)
-
-    def expire(self) -> NoReturn:
-        """The driver waited until the deadline.
-
-        Raises:
-            PairingExpired, NotConfirmed
-        """
-        self.stop(self._expired())
-
-    def stop(self, cause: AmeshError) -> NoReturn:
-        """The road to the peer has ended.
-
-        Raises:
-            `cause`, or NotConfirmed where the target is recorded already.
-        """
-        state, self.state = self.state, Failed()
-        self._end(state, cause)
-
-    def _advance(self, outside: str | Answer, now: float) -> Sequence[Action]:
-        # Failed first: no exception, not even a bug's, leaves a state to go on from.
-        state, self.state = self.state, Failed()
-        try:
-            # A list already written must be followed by its message, however long it took.
-            if now >= self.deadline and not isinstance(outside, Recorded | NotRecorded):
-                raise self._expired()
-            before, event = _read(state, outside)
-            after, actions = self._step(before, event)
-        except Malformed as error:
-            self._end(state, BadMessage(f"the other side sent {error}"))
-        except AmeshError as error:
-            self._end(state, error)
-        self.state = after
-        self._frame_ends_at = (
-            self._ends_at if isinstance(after, PERSON_ACTS) else now + FRAME_SECONDS
-        )
-        log.debug("%s: %s in %s", self.role, type(event).__name__, type(state).__name__)
-        return actions
-
-    def _end(self, state: State, error: AmeshError) -> NoReturn:
-        log.info("%s: %s ends it in %s", self.role, error.code, type(state).__name__)
+    def _outcome(self, state: State, error: AmeshError) -> AmeshError:
         # Once the controller has written its list, only `done` could have told it the rest.
-        if isinstance(state, AwaitDone):
-            raise NotConfirmed(state.peer.device_id) from error
-        raise error
-
-    @abstractmethod
-    def _step(self, state: State, event: Event) -> Step:
-        """The table of this side."""
-
-    def _expired(self) -> PairingExpired:
-        if self._frame_ends_at < self._ends_at:
-            return PairingExpired(f"the other device was silent for {FRAME_SECONDS:.0f} s")
-        return PairingExpired(f"the pairing took longer than {CEREMONY_SECONDS / 60:.0f} minutes")
+        return NotConfirmed(state.peer.device_id) if isinstance(state, AwaitDone) else error
 
 
 class TargetCeremony(Ceremony):
@@ -281,28 +180,6 @@ class ControllerCeremony(Ceremony):
                 raise _could_not_record(reason)
             case _:
                 raise _out_of_order(state, event)
-
-
-def check_code(text: str) -> str:
-    """Return `text` if it is a code: six ASCII digits.
-
-    Raises:
-        UsageError: it is not.
-    """
-    if not re.fullmatch("[0-9]{6}", text):
-        raise UsageError("a code is six digits")
-    return text
-
-
-def _read(state: State, outside: str | Answer) -> tuple[State, Event]:
-    """What came from outside as one event; a box is opened where there is a channel for it."""
-    if not isinstance(outside, str):
-        return state, outside
-    frame = wire.decode(outside)
-    if isinstance(frame, wire.Box) and isinstance(state, Keyed):
-        message, channel = state.channel.open(frame)
-        return replace(state, channel=channel), message
-    return state, frame
 
 
 def _send(frame: wire.Commit | wire.Hello | wire.Reveal | wire.Box) -> Send:

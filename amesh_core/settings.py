@@ -26,12 +26,15 @@ class Settings:
     tpm_tcti: str | None = None
     bootstrap_token: str | None = field(default=None, repr=False)
     bootstrap_token_file: Path | None = None
+    relay_token: str | None = field(default=None, repr=False)
+    relay_token_file: Path | None = None
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Settings:
         """Read AUTH_MESH_DIR, AUTH_MESH_PASSPHRASE, AMESH_PASSPHRASE_FILE, AMESH_RELAY_URL,
         CREDENTIALS_DIRECTORY, AMESH_DEBUG_REQUESTS, AMESH_TPM_TCTI, TPM2TOOLS_TCTI,
-        AMESH_BOOTSTRAP_TOKEN and AMESH_BOOTSTRAP_TOKEN_FILE.
+        AMESH_BOOTSTRAP_TOKEN, AMESH_BOOTSTRAP_TOKEN_FILE, AMESH_RELAY_TOKEN and
+        AMESH_RELAY_TOKEN_FILE.
         """
         directory = environ.get("AUTH_MESH_DIR")
         return cls(
@@ -44,6 +47,8 @@ class Settings:
             tpm_tcti=environ.get("AMESH_TPM_TCTI") or environ.get("TPM2TOOLS_TCTI") or None,
             bootstrap_token=environ.get("AMESH_BOOTSTRAP_TOKEN") or None,
             bootstrap_token_file=_path(environ.get("AMESH_BOOTSTRAP_TOKEN_FILE")),
+            relay_token=environ.get("AMESH_RELAY_TOKEN") or None,
+            relay_token_file=_path(environ.get("AMESH_RELAY_TOKEN_FILE")),
         )
 
 

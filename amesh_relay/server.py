@@ -151,7 +151,7 @@ class Relay:
                 while self._running():
                     await self._change()
         except TimeoutError:
-            log.warning("%d pairings are cut", self._running())
+            log.warning("pairings that are cut, as they took too long: %d", self._running())
 
     async def close(self) -> None:
         """End every connection with 1001."""

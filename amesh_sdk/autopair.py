@@ -190,8 +190,12 @@ _announcers_lock = threading.Lock()
 
 def _announce_in_background(home: Home) -> None:
     with _announcers_lock:
-        if home.directory not in _announcers:
+        if home.directory in _announcers:
+            return
+        try:
             _announcers[home.directory] = _Announcer(home)
+        except RuntimeError as error:  # no more threads, or the interpreter is about to end
+            log.warning("this device is not announced: %s", error)
 
 
 @atexit.register

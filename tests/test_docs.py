@@ -11,21 +11,27 @@ from typing import Any, Final
 
 import pytest
 
-from amesh_core import crypto, identity
+from amesh_core import crypto, identity, provisioning, rotation
+from amesh_core.card import introduce
 from amesh_core.channel import Channel, commitment, transcript
 from amesh_core.errors import MalformedRequest
 from amesh_core.identity import Role
-from amesh_core.keystore.encrypted_file import COST, SoftwareKey
+from amesh_core.keystore.encrypted_file import COST, software_key
 from amesh_core.request import canonical_string
 from amesh_core.wire import header, relay
 from amesh_core.wire import pairing as pairing_wire
-from amesh_core.wire.encoding import b64, b64u, unb64
+from amesh_core.wire.announce import AnnounceFile
+from amesh_core.wire.card import Card
+from amesh_core.wire.encoding import b64, b64u, instant, unb64
 from amesh_core.wire.files import AllowListFile, KeyFile
+from amesh_core.wire.mark import MarkFile, sealed_bytes
 from amesh_core.wire.target import canonical_target
 from amesh_relay import limits
 
 ROOT: Final = Path(__file__).resolve().parent.parent
-DOCUMENTS: Final = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+DOCUMENTS: Final = sorted(
+    [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/**/*.md")]
+)
 PACKAGES: Final = ("amesh_core", "amesh_relay", "amesh_cli", "amesh_sdk")
 
 _EXAMPLE: Final = re.compile(
@@ -67,6 +73,38 @@ def test_the_identity_example() -> None:
     assert shown["deviceId"] == identity.device_id(key.public)
 
 
+def test_the_bootstrap_example() -> None:
+    shown = example("bootstrap")
+    claims = provisioning.accept(shown["token"], shown["now"]).claims
+    assert crypto.sha256(shown["token"].encode()).hex() == shown["tokenHash"]
+    assert provisioning.hash_of(shown["token"]).hex() == shown["tokenHash"]
+    target = shown["targetPublicKey"]
+    parts = ("amesh-bootstrap-init-v1", target, claims.jti, shown["friendlyName"])
+    assert shown["init"] == "\n".join(parts)
+    mac = crypto.hmac_sha256(bytes.fromhex(shown["tokenHash"]), shown["init"].encode())
+    assert shown["mac"] == b64(mac)
+    assert shown["ack"] == "\n".join(("amesh-bootstrap-ack-v1", target, claims.jti))
+    crypto.verify(claims.public_key, unb64(shown["controllerSig"]), shown["ack"].encode())
+    provisioning.check_acknowledgement(
+        claims.public_key,
+        unb64(target),
+        claims.jti,
+        b64(claims.public_key),
+        shown["controllerSig"],
+    )
+
+
+def test_the_announcement_example_is_that_of_the_bootstrap_example() -> None:
+    text, bootstrap = protocol_examples()["announcement"], example("bootstrap")
+    claims = provisioning.accept(bootstrap["token"], bootstrap["now"]).claims
+    file = AnnounceFile.parse(text.encode())
+    assert file.encode().decode() == text
+    assert (file.relay_url, file.expires_at) == (claims.relay, instant(claims.expires_at))
+    assert file.controller_public_key == claims.public_key
+    announcement = provisioning.Announcement.parse(file.frame)
+    provisioning.check_announcement(announcement, provisioning.hash_of(bootstrap["token"]))
+
+
 def test_the_key_file_example_opens_with_its_passphrase() -> None:
     shown = example("key-file")
     file = KeyFile.parse(json.dumps(shown["file"]).encode())
@@ -82,7 +120,7 @@ def test_the_key_file_example_opens_with_its_passphrase() -> None:
 def test_the_seal_example_under_the_key_of_the_key_file_example() -> None:
     shown = example("seal")
     scalar = bytes.fromhex(example("key-file")["privateScalar"])
-    key = SoftwareKey(crypto.PrivateKey.from_scalar(scalar), shown["keyAlias"])
+    key = software_key(crypto.PrivateKey.from_scalar(scalar), shown["keyAlias"])
     assert shown["owner"] == identity.device_id(key.public)
     # The two steps by hand, the seal by the code that seals.
     material = crypto.hkdf(
@@ -97,6 +135,27 @@ def test_the_seal_example_under_the_key_of_the_key_file_example() -> None:
     assert parsed.sealed_bytes() == shown["sealed"].encode()
     assert parsed.seal == key.mac(parsed.sealed_bytes())
     assert parsed.seal == crypto.hmac_sha256(seal_key, parsed.sealed_bytes())
+
+
+def test_the_mark_example_under_the_key_of_the_seal_example() -> None:
+    shown = example("mark")
+    mark = MarkFile.parse(json.dumps(shown).encode())
+    seal_key = bytes.fromhex(example("seal")["sealKey"])
+    assert mark.seal == crypto.hmac_sha256(
+        seal_key, b"amesh-newest/1\0" + shown["updatedAt"].encode()
+    )
+    assert sealed_bytes(mark.updated_at) == b"amesh-newest/1\0" + shown["updatedAt"].encode()
+
+
+def test_the_rotation_example() -> None:
+    shown = example("rotation")
+    statement = rotation.read(json.dumps(shown["statement"]).encode(), 1795435200.0)
+    assert b64(statement.old_key) == example("key-file")["file"]["publicKey"]
+    assert b64(statement.new_key) == example("identity")["publicKey"]
+    body = statement.old_key + statement.new_key + b"2026-11-23T12:00:00.000Z\0laptop"
+    for which, name in (("old", "signedByOld"), ("new", "signedByNew")):
+        assert shown[name] == statement.signed_bytes(which).hex()
+        assert shown[name] == (f"amesh-rotation/1 {which}\0".encode() + body).hex()
 
 
 def test_the_canonical_string_example() -> None:
@@ -249,6 +308,13 @@ def test_the_box_example_holds_an_identity_of_that_ceremony() -> None:
     peer = controller.check(claim, ours=bytes(33), expected=Role.TARGET)
     assert peer.device_id == example("seal")["owner"]
     assert peer.friendly_name == "prod-api"
+
+
+def test_the_card_example() -> None:
+    text = protocol_examples()["card"]
+    shown = Card.parse(text.encode())
+    assert shown.encode() == text
+    assert introduce(shown, Role.CONTROLLER, ours=b"").friendly_name == "laptop"
 
 
 def test_a_signers_nonce_has_sixteen_bytes_as_said() -> None:

@@ -57,7 +57,7 @@ _ESCAPES: Final = str.maketrans(
     {"\\": r"\e", "-": r"\-", "'": r"\(aq", "`": r"\(ga", "^": r"\(ha", "~": r"\(ti"}
 )
 _SOURCE_COLUMNS: Final = 79
-_BOLD: Final = re.compile(r"`([^`]+)`|\b(amesh(?:-[a-z]+)?)(?=\([17]\))")
+_BOLD: Final = re.compile(r"`([^`]+)`|\b(amesh(?:-[a-z]+)*)(?=\([17]\))")
 _HELP_BLOCK: Final = re.compile(r"<!-- help: ([a-z -]+) -->\n.*?<!-- /help -->", re.DOTALL)
 
 

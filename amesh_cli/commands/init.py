@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from amesh_core.keystore import BACKENDS
+
 
 def init(
     name: Annotated[
@@ -15,8 +17,9 @@ def init(
     backend: Annotated[
         str | None,
         typer.Option(
-            help="Where the key lives: encrypted-file. Detected when not given.",
+            help=f"Where the key lives: {', '.join(BACKENDS)}. Detected when not given.",
             metavar="BACKEND",
+            autocompletion=lambda: list(BACKENDS),
         ),
     ] = None,
     max_controllers: Annotated[

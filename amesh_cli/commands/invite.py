@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from amesh_cli.options import Pairing
+
 
 def invite(
     code: Annotated[
@@ -20,6 +22,22 @@ def invite(
             "This gives up the check that no relay answered in the target's place.",
         ),
     ] = False,
+    pairing: Annotated[
+        Pairing,
+        typer.Option(
+            help="v2, or v1 for Node.js devices, over a relay of your own: whoever runs the relay "
+            "can intercept v1.",
+            metavar="VERSION",
+        ),
+    ] = Pairing.V2,
+    accept_interception: Annotated[
+        bool,
+        typer.Option(
+            "--accept-interception",
+            help="With --pairing v1: do not ask whether the relay is yours. This gives up the "
+            "only check there is that nobody else can intercept.",
+        ),
+    ] = False,
 ) -> None:
     """Pair with the target that shows CODE.
 
@@ -28,4 +46,10 @@ def invite(
     """
     from amesh_cli import meeting
 
-    meeting.invite(code, relay=relay, assume_match=assume_match)
+    meeting.invite(
+        code,
+        relay=relay,
+        assume_match=assume_match,
+        pairing=pairing,
+        accept_interception=accept_interception,
+    )

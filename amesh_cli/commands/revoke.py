@@ -29,6 +29,7 @@ def revoke(
     if not yes and not terminal.confirm(f"Stop trusting {shown}?", flag="--yes"):
         raise Declined
     with home.editing_allow_list(time.time()) as edit:
+        former = [device.device_id for device in edit.allow_list.former(entry)]
         edit.allow_list = edit.allow_list.revoke(entry)
     if as_json:
         terminal.json_result({"revoked": entry.device_id, "friendlyName": entry.friendly_name})
@@ -37,4 +38,6 @@ def revoke(
         terminal.say("It still lets this device in, until `amesh revoke` is run there.")
     else:
         terminal.result(f"{shown} is no longer trusted here, from the next request on.")
+        if former:
+            terminal.say(f"Nor is the key that it had before: {', '.join(former)}.")
         terminal.say("Other machines that trust it still do: revoke it there, too.")

@@ -7,30 +7,30 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from amesh_core import disk, identity, keystore
+from amesh_core.admission import ADDED_BY, PROVEN
 from amesh_core.allow_list import AllowList
 from amesh_core.errors import (
     AllowListBroken,
-    AllowListMissing,
-    AllowListRolledBack,
     IdentityExists,
     IdentityReplaced,
     KeyStoreError,
     Malformed,
     NoIdentity,
     UsageError,
-    WrongPassphrase,
 )
-from amesh_core.identity import DeviceKey, Identity, check_name
+from amesh_core.identity import DeviceKey, Identity, Peer, check_name
 from amesh_core.io import identity_file, passphrase, staging
-from amesh_core.io.passphrase import Found
-from amesh_core.io.staging import ALLOW_LIST_FILE, IDENTITY_FILE
+from amesh_core.io.list_file import ListFile
+from amesh_core.io.staging import ALLOW_LIST_FILE, ANNOUNCE_FILE, IDENTITY_FILE
+from amesh_core.io.unlocking import Unlocked, unlock
 from amesh_core.settings import Settings
 from amesh_core.wire.encoding import instant
 from amesh_core.wire.files import DEFAULT_MAX_CONTROLLERS, IdentityFile, parse_config
@@ -54,6 +54,17 @@ class Created:
     backup: Path | None
 
 
+@dataclass(frozen=True, slots=True)
+class Bootstrap:
+    """What a device that is made from a token begins with (docs/protocol.md section 6).
+
+    `announcement` gives announce.json, which names the new key and is signed with it.
+    """
+
+    controller: Peer
+    announcement: Callable[[DeviceKey], bytes]
+
+
 @dataclass(slots=True)
 class AllowListEdit:
     """The allow list while its lock is held; what `allow_list` is at the end is written."""
@@ -70,13 +81,10 @@ class Home:
         self.backend = file.storage_backend
         self.max_controllers = file.max_controllers
         self.created_at = file.created_at
-        self._allow_list_path = os.fspath(settings.directory / ALLOW_LIST_FILE)
-        self._settings = settings
-        self._file = file
-        self._key: DeviceKey | None = None
-        # The newest list this process believed (docs/protocol.md section 2). The guard keeps
-        # one thread's older reading from being judged by what another accepted meanwhile.
-        self._newest = ""
+        self._list_path = os.fspath(settings.directory / ALLOW_LIST_FILE)
+        self.settings = settings
+        self.file = file
+        self._unlocked: Unlocked | None = None
         self._guard = threading.RLock()
 
     @classmethod
@@ -109,13 +117,15 @@ class Home:
         backend: str | None = None,
         max_controllers: int = DEFAULT_MAX_CONTROLLERS,
         replace: bool = False,
+        bootstrap: Bootstrap | None = None,
         now: float,
     ) -> Created:
-        """Make a device: key, sealed empty allow list, and identity.json last.
+        """Make a device: key, sealed allow list, and identity.json last.
 
         With `replace`, an identity that is there goes into a dated backup directory, which
         works as a directory of its own; it stays in its place if anything fails. `backend`
-        None takes the best one of this machine.
+        None takes the best one of this machine. The list is empty, but for the controller
+        of a bootstrap token.
 
         Raises:
             UsageError: the name is no good name, or nobody could be a controller.
@@ -130,7 +140,7 @@ class Home:
             raise UsageError(str(error)) from None
         if max_controllers < 1:
             raise UsageError("a device has room for at least one controller")
-        secret = _NewPassphrase(settings)
+        secret = passphrase.ForNewKey(settings)
         means = keystore.Means(secret, settings.tpm_tcti)
         choice = keystore.detect(means) if backend is None else keystore.Choice(backend, {})
         directory = settings.directory
@@ -142,9 +152,16 @@ class Home:
             # A damaged identity can be replaced, but is not overwritten unasked either.
             if not replace and (present := identity_file.read(directory)) is not None:
                 raise IdentityExists(present.device_id, str(directory))
-            with staging.staged(directory) as stage:
+            with staging.staged(directory) as stage, ExitStack() as undo:
                 store = keystore.open_store(choice.backend, stage, means)
                 key = store.create()
+                undo.enter_context(
+                    keystore.deleted_after_an_error(
+                        store,
+                        identity.device_id(key.public),
+                        unless=partial(identity_file.counts, directory, key.public),
+                    )
+                )
                 file = IdentityFile(
                     device_id=identity.device_id(key.public),
                     key_alias=identity.device_id(key.public),
@@ -158,12 +175,24 @@ class Home:
                     path = stage / passphrase.FILE
                     disk.write_new(path, secret.generated, mode=passphrase.MODE)
                 allow_list = AllowList.empty(key.public, now)
+                if bootstrap is not None:
+                    allow_list = allow_list.record(
+                        bootstrap.controller,
+                        added_by=ADDED_BY,
+                        pairing=PROVEN,
+                        now=now,
+                        limit=max_controllers,
+                    )
+                    disk.write_new(stage / ANNOUNCE_FILE, bootstrap.announcement(key))
                 disk.write_new(stage / ALLOW_LIST_FILE, allow_list.encode(key))
+                store.remember(key, file.key_alias, allow_list.updated_at)
                 disk.write_new(stage / IDENTITY_FILE, file.encode())
                 backup = staging.back_up(directory, stage, now) if exists else None
                 staging.commit(directory, stage)
         home = cls(settings, file)
-        home._key = key
+        # The one above lies in the stage, which is gone.
+        store = keystore.open_store(choice.backend, directory, means)
+        home._unlocked = Unlocked(key, ListFile(directory, file.key_alias, store, key))
         return Created(
             home, choice.reasons, store.hardware_bound, secret.generated is not None, backup
         )
@@ -191,10 +220,7 @@ class Home:
             IdentityReplaced: it is gone because there is a new identity.
             UnsafePermissions: others may read the key or the passphrase.
         """
-        with self._guard, self._unless_replaced():
-            if self._key is None:
-                self._key = self._unlock()
-            return self._key
+        return self._unlock().key
 
     def passphrase_source(self) -> str | None:
         """The place that the passphrase comes from; None for a back end without one.
@@ -205,33 +231,30 @@ class Home:
         """
         if self.backend != "encrypted-file":
             return None
-        return passphrase.find(self._settings, self.directory, self._file.passphrase).source
+        return passphrase.find(self.settings, self.directory, self.file.passphrase).source
 
     def allow_list(self) -> AllowList:
         """The allow list as it is on disk now.
 
         Raises:
             AllowListTampered: its seal does not fit.
-            AllowListRolledBack: it is older than one this object has seen.
+            AllowListRolledBack: it is older than one that was there before.
+            AllowListMarkBroken: what remembers that cannot be believed.
             AllowListMissing: there is none.
             IdentityReplaced: it is that of a new identity.
             KeyStoreError: the seal cannot be checked, as `key`.
         """
-        key = self.key()
-        path = self.directory / ALLOW_LIST_FILE
-        with self._guard, self._unless_replaced():
-            data = disk.read(path)
-            if data is None:
-                raise AllowListMissing(f"there is no {path}")
-            allow_list = AllowList.parse(data, key)
-            # Fixed-width text, so the order of the texts is that of the times.
-            if allow_list.updated_at < self._newest:
-                raise AllowListRolledBack(
-                    f"{path} is of {allow_list.updated_at}, older than {self._newest},"
-                    " which was there before"
-                )
-            self._newest = allow_list.updated_at
-            return allow_list
+        list_file = self._unlock().list_file
+        with self._unless_replaced():
+            return list_file.read()
+
+    def list_file(self) -> ListFile:
+        """The list as a file, for those who mend or move it.
+
+        Raises:
+            KeyStoreError, IdentityReplaced: as `key`.
+        """
+        return self._unlock().list_file
 
     @contextmanager
     def editing_allow_list(self, now: float) -> Iterator[AllowListEdit]:
@@ -244,45 +267,28 @@ class Home:
             HomeUnwritable: it cannot be written; the old list is as it was.
             AllowListBroken: as `allow_list`.
         """
-        self.key()  # before the lock: nobody need wait for the unlocking
+        list_file = self._unlock().list_file  # before the lock: nobody need wait for it
         with disk.locked(self.directory):
             staging.settle(self.directory)
-            before = self.allow_list()
+            with self._unless_replaced():
+                before = list_file.read(is_locked=True)
             edit = AllowListEdit(before)
             yield edit
             if edit.allow_list is not before:
-                after = edit.allow_list.stamped(now)
-                data = after.encode(self.key())
-                with self._guard:
-                    disk.replace(self.directory / ALLOW_LIST_FILE, data)
-                    self._newest = after.updated_at
+                list_file.write(edit.allow_list.stamped(now))
 
     def allow_list_stamp(self) -> tuple[int, ...] | None:
         """A value that is another one once the list may be; None while there is no list.
 
         One `stat` of what the path leads to, so exchanging a symbolic link above it counts.
         """
-        try:
-            # Once a request: as text, a path costs a fifth of what a Path does.
-            found = os.stat(self._allow_list_path)  # noqa: PTH116
-        except OSError:
-            # Why it cannot be read is for `allow_list` to say.
-            return None
-        return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+        return disk.stamp(self._list_path)
 
-    def _unlock(self) -> DeviceKey:
-        used: list[Found] = []
-
-        def secret() -> bytes:
-            used.append(passphrase.find(self._settings, self.directory, self._file.passphrase))
-            return used[0].secret
-
-        means = keystore.Means(secret, self._settings.tpm_tcti)
-        store = keystore.open_store(self.backend, self.directory, means)
-        try:
-            return store.load(self._file.key_alias, self.identity.public_key)
-        except WrongPassphrase as error:
-            raise WrongPassphrase(f"{error} (passphrase from {used[0].source})") from None
+    def _unlock(self) -> Unlocked:
+        with self._guard, self._unless_replaced():
+            if self._unlocked is None:
+                self._unlocked = unlock(self.settings, self.file)
+            return self._unlocked
 
     @contextmanager
     def _unless_replaced(self) -> Iterator[None]:
@@ -291,25 +297,10 @@ class Home:
         try:
             yield
         except (AllowListBroken, KeyStoreError):
-            if not staging.is_replacing(self.directory):
-                present = identity_file.read(self.directory)
-                if present is None:
-                    raise NoIdentity(str(self.directory)) from None
-                if present.public_key == self.identity.public_key:
-                    raise
+            is_there = disk.exists(self.directory)
+            present = identity_file.read_settled(self.directory) if is_there else None
+            if present is None:
+                raise NoIdentity(str(self.directory)) from None
+            if present.public_key == self.identity.public_key:
+                raise
             raise IdentityReplaced(self.identity.device_id, str(self.directory)) from None
-
-
-class _NewPassphrase:
-    """The operator's passphrase for a new key, else one that is generated when asked for."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        self.generated: bytes | None = None
-
-    def __call__(self) -> bytes:
-        found = passphrase.from_operator(self._settings)
-        if found is not None:
-            return found.secret
-        self.generated = passphrase.generate()
-        return self.generated

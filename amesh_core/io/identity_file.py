@@ -46,6 +46,18 @@ def read(directory: Path) -> IdentityFile | None:
     return file
 
 
+def counts(directory: Path, public: bytes) -> bool:
+    """Whether the identity with that key counts by now, be it all in its place or not.
+
+    The caller holds the lock, and had settled the directory.
+    """
+    try:
+        file = read(directory)
+    except IdentityDamaged:
+        file = None
+    return staging.is_replacing(directory) or (file is not None and file.public_key == public)
+
+
 def move_passphrase_out(directory: Path, file: IdentityFile) -> IdentityFile:
     """Old files kept the passphrase in identity.json; it belongs into a file of its own."""
     path = directory / IDENTITY_FILE

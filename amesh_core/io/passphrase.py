@@ -85,6 +85,27 @@ def find(settings: Settings, directory: Path, unmoved: str | None = None) -> Fou
     return _found(without_newline(data), str(path))
 
 
+class ForNewKey:
+    """The passphrase of a new key: the operator's, else one that is generated when asked for.
+
+    With `directory`, what lies there already comes before one that is generated.
+    """
+
+    def __init__(self, settings: Settings, directory: Path | None = None) -> None:
+        self._settings = settings
+        self._directory = directory
+        self.generated: bytes | None = None
+
+    def __call__(self) -> bytes:
+        """The passphrase; `generated` says afterwards whether it is to be written."""
+        if found := from_operator(self._settings):
+            return found.secret
+        if self._directory is not None and disk.exists(self._directory / FILE):
+            return find(self._settings, self._directory).secret
+        self.generated = generate()
+        return self.generated
+
+
 def without_newline(data: bytes) -> bytes:
     """Leave out one line end, which `echo` and editors add; the rest is the passphrase."""
     if data.endswith(b"\r\n"):

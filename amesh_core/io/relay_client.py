@@ -1,9 +1,9 @@
 """Carry one pairing ceremony over one connection to a relay (docs/protocol.md section 5).
 
-The machine of `amesh_core.pairing` decides; this module waits and asks. Nothing here
-reconnects or retries once the peer is found: a relay in the middle could otherwise repeat
-silently until two codes agree. Whatever waits for a person watches the connection at the
-same time, so a prompt never outlives the ceremony it belongs to.
+The machine of `amesh_core.pairing`, or of `pairing_v1` for who asked for it, decides; this
+module waits and asks. Nothing here reconnects or retries once the peer is found: a relay in
+the middle could otherwise repeat silently until two codes agree. Whatever waits for a person
+watches the connection at the same time, so a prompt never outlives the ceremony it belongs to.
 """
 
 from __future__ import annotations
@@ -41,7 +41,9 @@ from amesh_core.crypto import PrivateKey
 from amesh_core.errors import AmeshError, RelayError, RelayLost, RelayRefused
 from amesh_core.identity import DeviceKey, Identity, Peer
 from amesh_core.io.relay_line import ANSWER_SECONDS, Line, connected, expect
-from amesh_core.pairing import Ceremony, ControllerCeremony, TargetCeremony
+from amesh_core.machine import Machine
+from amesh_core.pairing import ControllerCeremony, TargetCeremony
+from amesh_core.pairing_v1 import ControllerCeremonyV1, TargetCeremonyV1
 from amesh_core.wire import relay as wire
 from amesh_core.wire.encoding import instant
 from amesh_core.wire.pairing import NONCE_BYTES
@@ -98,8 +100,10 @@ async def listen(
     key: DeviceKey,
     person: TargetPerson,
     record: Callable[[Peer], R],
+    machine: type[TargetCeremony | TargetCeremonyV1] = TargetCeremony,
     clock: Callable[[], float] = time.monotonic,
     new_code: Callable[[], str] = random_code,
+    access_token: str | None = None,
 ) -> R:
     """Wait at the relay for one controller and pair with it; gives what `record` gave.
 
@@ -114,9 +118,9 @@ async def listen(
     """
     for tries_left in reversed(range(CODE_TRIES)):
         code = new_code()
-        ceremony = TargetCeremony(identity, key, code, _fresh())
+        ceremony = machine(identity, key, code, _fresh())
         # A new connection for each code: a socket serves one session for its whole life.
-        async with connected(url) as line:
+        async with connected(url, access_token) as line:
             try:
                 await line.ask(wire.Listen(code), wire.Ack())
             except RelayRefused as error:
@@ -136,19 +140,21 @@ async def invite(
     key: DeviceKey,
     person: ControllerPerson,
     record: Callable[[Peer], R],
+    machine: type[ControllerCeremony | ControllerCeremonyV1] = ControllerCeremony,
     clock: Callable[[], float] = time.monotonic,
+    access_token: str | None = None,
 ) -> R:
     """Meet the target that waits under `code` and pair with it; gives what `record` gave.
 
-    `record` is as in `listen`.
+    `record` is as in `listen`. Both sides take their `machine` from one generation of pairing.
 
     Raises:
         UsageError: the URL is not a relay's, or the code not six digits.
         RelayUnreachable, RelayRefused, RelayLost, PairingFailed, DeviceError: as `listen`.
         NotConfirmed: the target is recorded here but never said that it is done.
     """
-    ceremony = ControllerCeremony(identity, key, code, _fresh())
-    async with connected(url) as line:
+    ceremony = machine(identity, key, code, _fresh())
+    async with connected(url, access_token) as line:
         await line.ask(wire.Connect(code), wire.PeerFound())
         await person.peer_found()
         return await _ControllerDriver(ceremony, line, person, record, clock).run()
@@ -191,7 +197,7 @@ async def _together(
 class _Driver(ABC, Generic[Person, R]):
     """Performs what a ceremony asks for, in order, until it is over."""
 
-    _ceremony: Ceremony
+    _ceremony: Machine[Any, Any]
     _line: Line
     _person: Person
     _record: Callable[[Peer], R]
@@ -214,6 +220,8 @@ class _Driver(ABC, Generic[Person, R]):
                     log.info("interrupted after the end")
                 case AwaitDone():
                     # The list holds the target, and "interrupted" would not say so.
+                    self._ceremony.stop(RelayLost("interrupted on this side"))
+                case _ if self._ceremony.peer_is_done:
                     self._ceremony.stop(RelayLost("interrupted on this side"))
                 case _:
                     raise
@@ -268,6 +276,12 @@ class _Driver(ABC, Generic[Person, R]):
 
     async def _ask(self, question: Coroutine[Any, Any, T]) -> T:
         """Wait for a person, and end the question with the ceremony."""
+        if self._ceremony.peer_is_done:  # it may hang up, and nothing of it is due
+            try:
+                async with asyncio.timeout(self._ceremony.deadline - self._clock()):
+                    return await question
+            except TimeoutError:
+                self._ceremony.expire()
         async with _together(self._line.payload(), question) as (hearing, asking):
             await asyncio.wait(
                 {hearing, asking},

@@ -14,17 +14,24 @@ import re
 import socket
 import ssl
 from collections.abc import AsyncIterator
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
+from amesh_core import disk
 from amesh_core.errors import (
     BadFrame,
+    Malformed,
+    RelayBusy,
     RelayLost,
     RelayRefused,
     RelayUnreachable,
+    RelayWantsToken,
     UsageError,
 )
+from amesh_core.settings import Settings
 from amesh_core.wire import relay as wire
+from amesh_core.wire import relay_url
 
 if TYPE_CHECKING:
     from websockets.asyncio.client import ClientConnection
@@ -45,20 +52,32 @@ def check_relay_url(url: str) -> str:
     Raises:
         UsageError: says why, without repeating the URL.
     """
-    # urlsplit drops line breaks unseen, and the URL will be shown: so the text itself first.
-    if not re.fullmatch(r"wss?://[\x21-\x7e]+", url):
-        raise UsageError("a relay's URL begins with ws:// or wss://, in ASCII without spaces")
     try:
-        parts = urlsplit(url)
-        host, _ = parts.hostname, parts.port
-        (host or "").encode("idna")
-    except ValueError:  # a port beyond 65535, a broken IPv6 address, an empty label
-        raise UsageError("the relay's URL has no valid host and port") from None
-    if not host:
-        raise UsageError("the relay's URL has no valid host and port")
-    if "@" in parts.netloc or "#" in url:
-        raise UsageError("a relay's URL has no user name, password or fragment")
-    return url
+        return relay_url.check_relay_url(url)
+    except Malformed as error:
+        raise UsageError(str(error)) from None
+
+
+def access_token(settings: Settings) -> str | None:
+    """What a relay that only some may use wants to be shown; mostly there is none.
+
+    AMESH_RELAY_TOKEN, else the file that AMESH_RELAY_TOKEN_FILE names.
+
+    Raises:
+        UsageError: the file does not exist, or what was found is no token.
+        HomeUnwritable: the file cannot be read.
+    """
+    token, where = settings.relay_token, "AMESH_RELAY_TOKEN"
+    if token is None and settings.relay_token_file is not None:
+        where = f"{settings.relay_token_file}, named by AMESH_RELAY_TOKEN_FILE,"
+        data = disk.read(settings.relay_token_file)
+        if data is None:
+            raise UsageError(f"{where} does not exist")
+        token = data.decode("ascii", "replace").strip()
+    # A line break in it would be a header of its own.
+    if token is not None and not re.fullmatch(r"[!-~]+", token):
+        raise UsageError(f"{where} holds no access token: one word of ASCII")
+    return token
 
 
 class Line:
@@ -162,20 +181,30 @@ def _out_of_turn(frame: wire.RelayFrame) -> RelayLost:
 
 
 @contextlib.asynccontextmanager
-async def connected(url: str) -> AsyncIterator[Line]:
+async def connected(url: str, access_token: str | None = None) -> AsyncIterator[Line]:
     """A connection to the relay at `url`, closed whatever happens in the block.
 
+    `access_token` goes to that host and port only: `websockets` leaves it out when a redirect
+    leads elsewhere, and follows none from wss:// to ws://.
+
     Raises:
-        UsageError: it is no URL of a relay.
+        UsageError: it is no URL of a relay, or the token could be read on the way there.
         RelayUnreachable: says which part of the way failed.
     """
     check_relay_url(url)
+    if access_token and not (url.startswith("wss:") or _is_this_machine(url)):
+        raise UsageError(
+            "the relay's access token is not sent over ws://, where others can read it"
+        )
     from websockets.asyncio.client import connect
     from websockets.exceptions import WebSocketException
 
     try:
         connection = await connect(
             url,
+            additional_headers={"Authorization": f"Bearer {access_token}"}
+            if access_token
+            else None,
             compression=None,  # nothing here is long, and boxes do not shrink
             max_size=wire.MAX_FRAME_BYTES,
             open_timeout=CONNECT_SECONDS,
@@ -187,7 +216,7 @@ async def connected(url: str) -> AsyncIterator[Line]:
     # ValueError: a redirect to no URL. ImportError: a SOCKS proxy without its package.
     except (OSError, ValueError, ImportError, WebSocketException) as error:
         # Not `from error`: its text can hold the proxy's password.
-        raise RelayUnreachable(url, _reason(error)) from None
+        raise _unreachable(url, error, access_token) from None
     try:
         yield Line(connection)
     finally:
@@ -201,6 +230,19 @@ def _is_this_machine(url: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def _unreachable(url: str, error: Exception, access_token: str | None) -> RelayUnreachable:
+    from websockets.exceptions import InvalidStatus
+
+    match error:
+        case InvalidStatus() if error.response.status_code == HTTPStatus.UNAUTHORIZED:
+            had_one = "it does not accept our access token"
+            return RelayWantsToken(url, had_one if access_token else "it wants an access token")
+        case InvalidStatus() if error.response.status_code == HTTPStatus.SERVICE_UNAVAILABLE:
+            return RelayBusy(url, "it takes no devices at the moment")
+        case _:
+            return RelayUnreachable(url, _reason(error))
 
 
 def _reason(error: Exception) -> str:

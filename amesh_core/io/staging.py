@@ -16,7 +16,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,6 +28,8 @@ from amesh_core.io.passphrase import FILE as PASSPHRASE_FILE
 
 IDENTITY_FILE: Final = "identity.json"
 ALLOW_LIST_FILE: Final = "allow_list.json"
+ANNOUNCE_FILE: Final = "announce.json"
+ROTATION_FILE: Final = "rotation.json"
 KEYS: Final = "keys"
 
 _READY: Final = ".ready"
@@ -37,18 +39,18 @@ _BACKUP_PREFIX: Final = "backup-"
 # anything moves; afterwards old and new could not be told apart.
 _DISCARD: Final = "discard.json"
 # Besides keys, what is of use to one identity only.
-_OF_ONE_IDENTITY: Final = (PASSPHRASE_FILE, "announce.json", "provisioned.json")
+_OF_ONE_IDENTITY: Final = (PASSPHRASE_FILE, ANNOUNCE_FILE, "provisioned.json", ROTATION_FILE)
 
 
 def is_replacing(directory: Path) -> bool:
-    """Whether a new identity counts already, but is not all in its place."""
+    """Whether something new counts already, but is not all in its place."""
     with disk.explained(directory):
         return (directory / _READY).exists()
 
 
 def is_littered(directory: Path) -> bool:
     """Whether somebody writes here, or was killed while writing."""
-    return any(_is_litter(name) for name in _names(directory))
+    return bool(_litter(directory))
 
 
 def settle(directory: Path) -> None:
@@ -57,10 +59,8 @@ def settle(directory: Path) -> None:
     Raises:
         HomeUnwritable: the operating system refuses a step; the next call goes on there.
     """
-    for name in _names(directory):
-        path = directory / name
-        if _is_litter(name):
-            _remove_tree(path) if path.is_dir() else disk.remove(path)
+    for path in _litter(directory):
+        _remove_tree(path) if path.is_dir() else disk.remove(path)
     if is_replacing(directory):
         _move_in(directory)
 
@@ -101,12 +101,24 @@ def commit(directory: Path, staging: Path) -> None:
             the directory goes on.
     """
     with disk.explained(directory):
-        coming = {path.relative_to(staging) for path in staging.rglob("*") if path.is_file()}
-        _check_way(directory, coming)
         present = [*(directory / KEYS).glob("*"), *(directory / name for name in _OF_ONE_IDENTITY)]
         old = {path.relative_to(directory) for path in present if path.is_file()}
-    discard = json.dumps(sorted(map(str, old - coming)))
-    disk.write_new(staging / _DISCARD, discard.encode())
+    amend(directory, staging, discard=old)
+
+
+def amend(directory: Path, staging: Path, *, discard: Collection[Path]) -> None:
+    """Let some files take their places, all or none, and delete those of `discard`.
+
+    Paths are relative to the directory; one that is both to come and to go comes.
+
+    Raises:
+        HomeUnwritable: as `commit`.
+    """
+    with disk.explained(directory):
+        coming = {path.relative_to(staging) for path in staging.rglob("*") if path.is_file()}
+        _check_way(directory, coming)
+    names = json.dumps(sorted(map(str, set(discard) - coming)))
+    disk.write_new(staging / _DISCARD, names.encode())
     disk.sync_directory(staging)
     disk.move(staging, directory / _READY)
     disk.sync_directory(directory)
@@ -169,6 +181,13 @@ def _remove_tree(path: Path) -> None:
 def _names(directory: Path) -> list[str]:
     with disk.explained(directory):
         return sorted(path.name for path in directory.iterdir())
+
+
+def _litter(directory: Path) -> list[Path]:
+    # The mark is replaced beside the keys, so its temporary files are there.
+    keys = directory / KEYS
+    places = (directory, keys) if keys.is_dir() else (directory,)
+    return [place / name for place in places for name in _names(place) if _is_litter(name)]
 
 
 def _is_litter(name: str) -> bool:

@@ -278,3 +278,18 @@ def parse_config(data: bytes) -> str | None:
     if not usable or not url.isprintable() or " " in url:
         raise Malformed("the relay is not a ws:// or wss:// URL")
     return url
+
+
+def with_relay(data: bytes | None, url: str | None) -> bytes:
+    """What config.json is with this relay, or with none; `data` is what it was, None a new one.
+
+    Raises:
+        Malformed: it was no JSON object, so there is nothing that could be kept of it.
+    """
+    relay = {} if url is None else {"relay": url}
+    if data is None:
+        return pretty(relay)
+    fields = Fields(data)
+    if "relay" in fields:
+        fields.value("relay")
+    return pretty(relay | fields.rest())

@@ -7,6 +7,7 @@ are used up. A Redis lets any number of relays serve the same codes (cluster.py)
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Protocol
 
 from amesh_core.wire.relay import ErrorCode, Rejection
@@ -35,18 +36,34 @@ class Unknown:
 Verdict = Granted | Denied | Unknown
 
 
+class Kind(StrEnum):
+    """What a letter says; cluster.py has who writes which."""
+
+    ENTER = "enter"
+    FRAME = "frame"
+    GONE = "gone"
+    STALL = "stall"
+    FLOW = "flow"
+    TELL = "tell"
+    END = "end"
+    HOLD = "hold"
+    GO = "go"
+    LOST = "lost"
+    EXPIRE = "expire"
+
+
 @dataclass(frozen=True, slots=True)
 class Letter:
-    """What one relay says to another about one guest; see cluster.py for the kinds.
+    """What one relay says to another, mostly about one guest.
 
-    A guest is a connection of `sender`, or of the receiver when the letter is to a `guest` of
-    its own. Letters about one guest are numbered in each direction, as one may be lost.
+    `guest` is "<node>/<number>": a connection of the relay `node`, which is the sender or the
+    receiver. Letters about one guest are numbered in each direction, as one may be lost.
     """
 
     sender: str
     guest: str
     number: int
-    kind: str
+    kind: Kind
     text: str = field(default="", repr=False)
     client: bytes = field(default=b"", repr=False)
     code: int = 0
@@ -62,18 +79,26 @@ class Mailbox(Protocol):
         """Letters may have been lost: nothing that depends on other relays can be relied on."""
 
     def found(self) -> None:
-        """Other relays can be reached, for the first time or again."""
+        """Other relays can be reached, for the first time or again, and `node` is another."""
 
     def died(self, node: str) -> None:
         """A relay that letters were exchanged with is not there any more."""
+
+    def crowded(self, is_crowded: bool) -> None:
+        """Letters wait to be sent, more than should; or there is room again."""
 
     def correspondents(self) -> frozenset[str]:
         """The relays that letters are exchanged with."""
 
 
 class SharedState(Protocol):
-    """What relays decide together; every answer is atomic."""
+    """What relays decide together; every answer is atomic.
 
+    Questions, news and letters are carried out in the order in which they were given.
+    """
+
+    # This relay's name, for as long as it is in touch. Afterwards it has another one, so that
+    # nothing of before is taken for something of now.
     node: str
     is_available: bool
 

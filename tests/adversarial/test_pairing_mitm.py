@@ -23,7 +23,8 @@ import pytest
 from amesh_core import crypto, pairing
 from amesh_core.ceremony import Fresh
 from amesh_core.errors import CommitmentMismatch, OutOfOrder
-from amesh_core.identity import Peer
+from amesh_core.identity import Peer, Role
+from amesh_core.pairing_v1 import CeremonyV1, ControllerCeremonyV1, TargetCeremonyV1
 from amesh_core.wire import pairing as wire
 from tests.support import pairing_v1 as v1
 from tests.support import vectors
@@ -86,10 +87,12 @@ def intercept(meeting: Meeting) -> bool:
 class MeetingOfVersion1:
     """The free choice is the attacker's permanent key: it comes last and nothing fixes it."""
 
-    def __init__(self, seed: str, table: KeyTable) -> None:
+    def __init__(self, seed: str, table: KeyTable, *, ours: bool) -> None:
         self.table = table
-        self.target = v1.V1Target(PROD, seed)
-        self.controller = v1.V1Controller(LAPTOP, seed)
+        self.target = our_v1(TargetCeremonyV1, PROD, seed) if ours else v1.V1Target(PROD, seed)
+        self.controller = (
+            our_v1(ControllerCeremonyV1, LAPTOP, seed) if ours else v1.V1Controller(LAPTOP, seed)
+        )
         self.to_target = v1.V1Controller(MIDDLE, f"middle {seed}")
         self.to_controller = v1.V1Target(MIDDLE, f"middle {seed}")
         self.target_recorded = self.target.recorded
@@ -105,6 +108,7 @@ class MeetingOfVersion1:
         return self.to_target.digits
 
     def search(self, wanted: str) -> bytes | None:
+        self.controller.start()
         self.to_controller.start()
         self.controller.hear(self.to_controller.outbox.popleft())
         self.to_controller.hear(self.controller.outbox.popleft())
@@ -127,6 +131,15 @@ class MeetingOfVersion1:
         self.controller.hear(self.to_controller.outbox.popleft())
         people_act(self.target, self.controller)
         self.controller.hear(self.target.outbox.popleft())
+        people_act(self.target, self.controller)  # ours asks; the target's screen says yes
+
+
+def our_v1(machine: type[CeremonyV1], device: Device, seed: str) -> Side:
+    """Our machine with the ephemeral key of a `V1Side`, so that the same meetings are lucky."""
+    theirs = Role.CONTROLLER if machine is TargetCeremonyV1 else Role.TARGET
+    ephemeral = crypto.PrivateKey.from_scalar(stretch(f"v1 {theirs} {seed}"))
+    random = Fresh(ephemeral, stretch(f"nonce {seed}"), ISSUED_AT)
+    return Side(machine(device.identity, device.key, CODE, random))
 
 
 class MeetingOfVersion2:
@@ -225,10 +238,11 @@ def search_reveals(hello: str, wanted: str, ours: Fresh, table: KeyTable) -> wir
     return None
 
 
+@pytest.mark.parametrize("ours", [False, True], ids=["Node's", "ours"])
 @pytest.mark.parametrize("seed", LUCKY_AGAINST_VERSION_1)
-def test_version_1_falls(seed: str, table: KeyTable) -> None:
+def test_version_1_falls(seed: str, ours: bool, table: KeyTable) -> None:
     """Both people saw the same digits, and both devices trust the attacker's keys."""
-    meeting = MeetingOfVersion1(seed, table)
+    meeting = MeetingOfVersion1(seed, table, ours=ours)
     assert intercept(meeting)
     (controller_of_target,) = meeting.target_recorded
     (target_of_controller,) = meeting.controller_recorded

@@ -6,17 +6,14 @@ something, one after another, until the operation gets through.
 
 from __future__ import annotations
 
-import errno
 import os
 import resource
 import signal
 import stat
-import traceback
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import NoReturn
 
 import pytest
 
@@ -33,121 +30,24 @@ from amesh_core.io import identity_file, staging
 from amesh_core.io.home import Home
 from amesh_core.settings import Settings
 from amesh_core.wire.files import IdentityFile
-from tests.support.home import NOW, cheap_init, make_home, make_peer, peer_of, record
-
-# Everything through which our code changes a disk; `os.open` counts when it writes.
-CHANGING: Final = (
-    *("open", "write", "fsync", "truncate", "chmod", "fchmod", "chown"),
-    *("mkdir", "rename", "replace", "unlink", "remove", "rmdir"),
+from tests.support.dying import (
+    before_step,
+    die,
+    disk_full,
+    each_death,
+    finish,
+    in_child,
+    opened,
+    put_back,
+    snapshot,
+    start,
 )
+from tests.support.home import NOW, cheap_init, make_home, make_peer, peer_of, record
 
 
 @pytest.fixture(autouse=True)
 def _cheap(monkeypatch: pytest.MonkeyPatch) -> None:
     cheap_init(monkeypatch)
-
-
-# --- how to die -------------------------------------------------------------------------
-
-
-def before_step(
-    patch: pytest.MonkeyPatch, step: int, act: Callable[[str], None], *, half_write: bool = False
-) -> Callable[[], int]:
-    """Call `act` before the `step`-th change to the disk; the result counts the changes.
-
-    With `half_write`, a write that is hit first gets half of its bytes out.
-    """
-    count = 0
-
-    def wrap(name: str) -> None:
-        real: Callable[..., Any] = getattr(os, name)
-
-        def counted(*args: Any, **options: Any) -> Any:
-            nonlocal count
-            if name == "open" and not args[1] & (os.O_WRONLY | os.O_RDWR):
-                return real(*args, **options)
-            count += 1
-            if count == step:
-                if half_write and name == "write":
-                    real(args[0], bytes(args[1])[: len(args[1]) // 2])
-                act(f"{name} {args[0]}")
-            return real(*args, **options)
-
-        patch.setattr(os, name, counted)
-
-    for name in CHANGING:
-        wrap(name)
-    return lambda: count
-
-
-def start(action: Callable[[], object]) -> int:
-    """Run `action` in a process of its own, and return its number."""
-    with warnings.catch_warnings():
-        # From Python 3.12: the child of a process with threads may only do what we do here.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            action()
-            status = 0
-        finally:
-            if status != 0:
-                traceback.print_exc()
-            os._exit(status)
-    return child
-
-
-def finish(child: int) -> int:
-    """The exit status of a process, negative for a signal."""
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-
-def in_child(action: Callable[[], object]) -> int:
-    """Run `action` in a process of its own, to its end."""
-    return finish(start(action))
-
-
-def die(_: str) -> NoReturn:
-    os.kill(os.getpid(), signal.SIGKILL)
-    raise AssertionError("still alive")
-
-
-def killed_at(step: int, action: Callable[[], object]) -> bool:
-    """Whether `action`, in a process killed before its `step`-th change, was not over yet."""
-
-    def run() -> None:
-        before_step(pytest.MonkeyPatch(), step, die, half_write=True)
-        action()
-
-    status = in_child(run)
-    assert status in (0, -signal.SIGKILL)
-    return status != 0
-
-
-def each_death(action: Callable[[], object]) -> Iterator[int]:
-    """Kill `action` at each instant, a directory's worth of assertions in between."""
-    step = 1
-    while killed_at(step, action):
-        yield step
-        step += 1
-    # That the sweep swept: nothing of ours changes a disk in fewer steps than this.
-    assert step > 5
-
-
-def disk_full(name: str) -> NoReturn:
-    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), name)
-
-
-# --- what is whole ----------------------------------------------------------------------
-
-
-def opened(directory: Path) -> Home:
-    """Open the directory and use all of it: key, passphrase, list, seal."""
-    home = Home.open(Settings(directory=directory))
-    crypto.verify(home.identity.public_key, home.key().sign(b"x"), b"x")
-    home.allow_list()
-    return home
 
 
 def assert_tidy(directory: Path) -> None:
@@ -156,27 +56,10 @@ def assert_tidy(directory: Path) -> None:
     names = {path.name for path in directory.iterdir()} - {".lock"}
     backups = {name for name in names if name.startswith("backup-")}
     assert names - backups == {".passphrase", "allow_list.json", "identity.json", "keys"}
-    assert [path.name for path in (directory / "keys").iterdir()] == [
-        f"{home.identity.device_id}.key.json"
-    ]
-
-
-def snapshot(directory: Path) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(directory)): path.read_bytes()
-        for path in directory.rglob("*")
-        if path.is_file()
+    assert {path.name for path in (directory / "keys").iterdir()} == {
+        f"{home.identity.device_id}.key.json",
+        f"{home.identity.device_id}.newest.json",
     }
-
-
-def put_back(directory: Path, files: dict[str, bytes]) -> None:
-    for path in sorted(directory.rglob("*"), reverse=True):
-        path.rmdir() if path.is_dir() else path.unlink()
-    for name, data in files.items():
-        path = directory / name
-        path.parent.mkdir(mode=0o700, exist_ok=True)
-        path.write_bytes(data)
-        path.chmod(0o400 if name == ".passphrase" else 0o600)
 
 
 # --- killed while writing the list ------------------------------------------------------
@@ -292,7 +175,10 @@ def test_killed_in_init_force(tmp_path: Path, passphrase: str | None) -> None:
             crypto.verify(home.identity.public_key, home.key().sign(b"x"), b"x")
             assert home.allow_list().devices == ()
             assert (directory / ".passphrase").exists() == (passphrase is None)
-            assert len(list((directory / "keys").iterdir())) == 1
+            assert {path.name for path in (directory / "keys").iterdir()} == {
+                f"{home.identity.device_id}.key.json",
+                f"{home.identity.device_id}.newest.json",
+            }
             (backup,) = directory.glob("backup-*")
             restored = opened(backup)
             assert restored.identity == old.identity
@@ -394,8 +280,10 @@ def test_identity_json_is_the_last_to_arrive(
     monkeypatch.setattr(staging, "_names", lambda path: names(path)[::-1])
     init(tmp_path / "amesh")
     assert moved[0] == ".ready"
-    assert sorted(moved[2:4]) == [".passphrase", "allow_list.json"]
-    assert moved[4:] == ["identity.json"]
+    keys, rest = sorted(moved[1:3]), sorted(moved[3:5])
+    assert [name.split(".", 1)[1] for name in keys] == ["key.json", "newest.json"]
+    assert rest == [".passphrase", "allow_list.json"]
+    assert moved[5:] == ["identity.json"]
 
 
 def test_killed_in_the_move_of_an_old_passphrase(tmp_path: Path) -> None:
@@ -441,18 +329,23 @@ def test_a_list_is_on_the_disk_before_its_name(tmp_path: Path) -> None:
     home = make_home(tmp_path / "amesh")
     assert order_of_events(lambda: record(home, make_peer())) == [
         *("file", "-> allow_list.json", "directory"),
+        # Then the mark, which may be behind but never ahead.
+        *("file", f"-> {home.identity.device_id}.newest.json", "directory"),
     ]
 
 
 def test_an_identity_is_on_the_disk_before_it_counts(tmp_path: Path) -> None:
     events = order_of_events(lambda: init(tmp_path / "amesh"))
     key = next(event for event in events if event.endswith(".key.json"))
+    mark = next(event for event in events if event.endswith(".newest.json"))
     assert events == [
         *("file", "directory"),  # the key, in its directory
-        *("file", "file", "file"),  # passphrase, list, identity
+        *("file", "file"),  # passphrase, list
+        *("file", mark, "directory"),
+        "file",  # identity
         *("file", "directory"),  # what to discard; all the names
         *("-> .ready", "directory"),
-        *(key, "directory"),
+        *(key, mark, "directory"),
         *("-> .passphrase", "-> allow_list.json", "directory"),
         *("-> identity.json", "directory"),
         "directory",  # .ready is gone
@@ -710,7 +603,7 @@ def test_who_can_write_the_list_but_has_no_key_lets_nobody_in(tmp_path: Path) ->
 
 def test_another_key_under_the_name_of_ours_is_not_used(tmp_path: Path) -> None:
     home, attacker = make_home(tmp_path / "amesh"), make_home(tmp_path / "evil")
-    (theirs,) = (attacker.directory / "keys").iterdir()
+    (theirs,) = (attacker.directory / "keys").glob("*.key.json")
     ours = home.directory / "keys" / f"{home.identity.device_id}.key.json"
     ours.write_bytes(theirs.read_bytes())
     with pytest.raises(AmeshError) as raised:

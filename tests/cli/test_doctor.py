@@ -112,7 +112,7 @@ def another_back_end(home: Path) -> None:
 
 
 def no_key(home: Path) -> None:
-    next((home / "keys").iterdir()).unlink()
+    next((home / "keys").glob("*.key.json")).unlink()
 
 
 def readable_passphrase(home: Path) -> None:

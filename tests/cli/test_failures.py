@@ -30,7 +30,11 @@ FACTS: dict[str, Any] = {
     "role": "target",
     "url": "ws://localhost:3001/ws",
     "relay_code": "otc_expired",
+    "token_code": "token_expired",
     "status": 401,
+    "keychain": "the macOS keychain",
+    "remedy": "unlock it",
+    "jtis": "bt_0123456789abcdef0123456789abcdef",
 }
 
 

@@ -28,9 +28,18 @@ AMESH: Final = (
     "init",
     "listen",
     "invite",
+    "provision",
+    "bootstrap",
     "list",
+    "trust",
     "revoke",
+    "export",
+    "import",
+    "config",
     "fetch",
+    "rotate",
+    "accept-rotation",
+    "passphrase",
     "doctor",
     "explain",
     "demo",
@@ -146,7 +155,7 @@ def test_every_option_argument_and_command_of_the_help_is_on_its_page(typed: str
     tags = re.findall(r"^\.TP\n(-.*)$", section(page, "OPTIONS"), re.MULTILINE)
     assert named == flags("\n".join(tags))
     _, _, commands = real_help(typed).partition("Commands:\n")
-    for command in re.findall(r"^ {2}([a-z]+)", commands, re.MULTILINE):
+    for command in re.findall(r"^ {2}([a-z-]+)", commands, re.MULTILINE):
         assert f"amesh-{command}(1)" in section(page, "COMMANDS")
     _, _, arguments = real_help(typed).partition("Arguments:\n")
     for argument in re.findall(r"^ {2}([A-Z]+)", arguments.partition("Options:")[0], re.MULTILINE):
@@ -267,7 +276,7 @@ def test_the_environment_of_readme_and_manual_is_what_the_code_reads() -> None:
     wanted = environ.names | {"NO_COLOR"}
     assert {row[0].strip("`") for row in readme_rows("Environment")} == wanted
     page = unescaped(section((man.PAGES / "amesh.1").read_text(), "ENVIRONMENT"))
-    assert set(re.findall(r"^\.TP\n([A-Z_]+)$", page, re.MULTILINE)) == wanted
+    assert set(re.findall(r"^\.TP\n([A-Z0-9_]+)$", page, re.MULTILINE)) == wanted
 
 
 def test_no_other_module_reads_variables_of_its_own() -> None:

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import pytest
 
-from amesh_core import crypto, disk
+from amesh_core import crypto, disk, keystore
 from amesh_core.errors import (
     AllowListMissing,
     AllowListRolledBack,
@@ -386,7 +386,7 @@ def test_on_a_read_only_disk_it_is_used_where_it_is(
 
 def test_init(directory: Path) -> None:
     created = create(directory, name="prod-api", max_controllers=2)
-    assert created.reasons == {}
+    assert [*created.reasons, created.home.backend] == list(keystore.BACKENDS)
     assert not created.hardware_bound
     assert created.passphrase_generated
     assert created.backup is None
@@ -399,6 +399,7 @@ def test_init(directory: Path) -> None:
         "allow_list.json": 0o600,
         "identity.json": 0o600,
         f"keys/{alias}.key.json": 0o600,
+        f"keys/{alias}.newest.json": 0o600,
     }
     assert stat.S_IMODE((directory / "keys").stat().st_mode) == 0o700
     assert json.loads((directory / "identity.json").read_text()) == {
@@ -505,6 +506,7 @@ def test_an_interrupted_start_is_replaced(home: Home) -> None:
         "config.json",
         "identity.json",
         f"keys/{created.home.identity.device_id}.key.json",
+        f"keys/{created.home.identity.device_id}.newest.json",
     }
     assert Home.open(at(home.directory)).allow_list().devices == ()
 
@@ -545,6 +547,7 @@ def test_force_keeps_a_backup_that_works(home: Home) -> None:
         "identity.json",
         "notes/mine.txt",
         f"keys/{now.identity.device_id}.key.json",
+        f"keys/{now.identity.device_id}.newest.json",
     }
 
 
@@ -746,19 +749,19 @@ def test_threads_never_see_a_rollback_that_is_none(home: Home) -> None:
 
 def test_a_list_is_read_and_judged_in_one_step(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same, without luck: while one thread reads, no other can accept a newer list."""
-    home.key()
+    guard = home.list_file()._guard
     free: list[bool] = []
     read = disk.read
 
     def read_and_try(path: Path) -> bytes | None:
-        other = threading.Thread(target=lambda: free.append(home._guard.acquire(blocking=False)))
+        other = threading.Thread(target=lambda: free.append(guard.acquire(blocking=False)))
         other.start()
         other.join()
         return read(path)
 
     monkeypatch.setattr(disk, "read", read_and_try)
     home.allow_list()
-    assert free == [False]
+    assert free == [False, False]  # the mark, the list
 
 
 def test_nobody_waits_for_the_unlocking_of_a_key(

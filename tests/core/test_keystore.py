@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import sys
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
@@ -13,6 +14,7 @@ import pytest
 
 from amesh_core import crypto, keystore
 from amesh_core.errors import (
+    AllowListMarkBroken,
     BackendUnavailable,
     HomeUnwritable,
     KeyFileDamaged,
@@ -24,6 +26,7 @@ from amesh_core.errors import (
 from amesh_core.identity import device_id
 from amesh_core.keystore import KeyStore, Means, encrypted_file
 from amesh_core.keystore.encrypted_file import EncryptedFileStore
+from amesh_core.wire.encoding import instant
 from amesh_core.wire.files import Argon2Cost, KeyFile
 from tests.support import vectors
 from tests.support.home import CHEAP, PASSPHRASE
@@ -122,6 +125,24 @@ class KeyStoreContract:
         assert len(repr(key)) < 60
         with pytest.raises(TypeError):
             pickle.dumps(key)
+
+    def test_the_newest_list_is_remembered_and_never_an_older_one(self) -> None:
+        key = self.store().create()
+        alias = device_id(key.public)
+        assert self.store().newest(key, alias) is None
+        for moment, newest in ((5.0, 5.0), (4.999, 5.0), (5.0, 5.0), (5.001, 5.001), (1e9, 1e9)):
+            self.store().remember(key, alias, instant(moment))
+            again = self.store()
+            assert again.newest(again.load(alias, key.public), alias) == instant(newest)
+
+    def test_each_key_has_a_newest_list_of_its_own(self) -> None:
+        store = self.store()
+        one, two = store.create(), store.create()
+        store.remember(one, device_id(one.public), instant(5))
+        assert store.newest(two, device_id(two.public)) is None
+        store.delete(device_id(one.public))
+        with suppress(AllowListMarkBroken):  # what a back end says that knows there was one
+            assert store.newest(one, device_id(one.public)) is None
 
     def test_it_says_whether_hardware_holds_the_key(self) -> None:
         assert self.store().hardware_bound in (True, False)
@@ -302,14 +323,40 @@ def chip(monkeypatch: pytest.MonkeyPatch) -> HardwareModule:
     """A better back end, in front of the table."""
     module = HardwareModule("chip")
     monkeypatch.setitem(sys.modules, "tests.support.chip", module)
-    table = {"chip": "tests.support.chip", **keystore.BACKENDS}
+    files = keystore.BACKENDS["encrypted-file"]
+    table = {"chip": "tests.support.chip", "encrypted-file": files}
     monkeypatch.setattr(keystore, "BACKENDS", table)
     return module
 
 
 def test_without_hardware_keys_live_in_files() -> None:
-    assert keystore.detect(MEANS) == keystore.Choice("encrypted-file", {})
+    nowhere = Means(PASSPHRASE.encode, tpm_tcti="device:/dev/no-such-tpm", platform="linux")
+    choice = keystore.detect(nowhere)
+    assert choice.backend == "encrypted-file"
+    assert [*choice.reasons, choice.backend] == list(keystore.BACKENDS)  # each, in this order
+    assert all(choice.reasons.values())
     assert not encrypted_file.open_store(Path(), MEANS).hardware_bound
+
+
+def test_the_best_comes_first() -> None:
+    names = list(keystore.BACKENDS)
+    assert set(names[: len(keystore.HARDWARE_BOUND)]) == keystore.HARDWARE_BOUND
+    assert names[-1] == "encrypted-file"
+
+
+def test_a_back_end_that_must_be_asked_for_is_not_even_tried(
+    chip: HardwareModule, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(keystore.ONLY_WHEN_ASKED, ("chip", "linux"), "only when asked")
+    tried: list[Means] = []
+    monkeypatch.setattr(chip, "why_not", tried.append, raising=False)
+    on_linux, on_a_mac = (Means(bytes, platform=name) for name in ("linux", "darwin"))
+    choice = keystore.detect(on_linux)
+    assert choice == keystore.Choice("encrypted-file", {"chip": "only when asked"})
+    assert tried == []
+    assert keystore.detect(on_a_mac).backend == "chip"
+    keystore.open_store("chip", tmp_path, on_linux)  # asked for by name
+    assert tried == [on_a_mac, on_linux]
 
 
 def test_the_best_back_end_is_chosen(chip: HardwareModule) -> None:
@@ -345,5 +392,5 @@ def test_nothing_falls_back(chip: HardwareModule, tmp_path: Path) -> None:
 
 
 def test_a_back_end_nobody_knows(tmp_path: Path) -> None:
-    with pytest.raises(BackendUnavailable, match="choose one of encrypted-file"):
+    with pytest.raises(BackendUnavailable, match=r"choose one of .*encrypted-file"):
         keystore.open_store("abacus", tmp_path, MEANS)

@@ -49,7 +49,8 @@ from amesh_core.errors import (
     WrongDigits,
 )
 from amesh_core.identity import Peer, Role
-from amesh_core.pairing import CEREMONY_SECONDS, FRAME_SECONDS, TargetCeremony
+from amesh_core.machine import CEREMONY_SECONDS, FRAME_SECONDS
+from amesh_core.pairing import TargetCeremony
 from amesh_core.wire import pairing as wire
 from amesh_core.wire.encoding import b64
 from tests.support.ceremony import (

@@ -19,9 +19,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from amesh_core.errors import RelayUnreachable, UsageError
+from amesh_core.errors import RelayBusy, RelayUnreachable, RelayWantsToken, UsageError
 from amesh_core.io import relay_line
+from amesh_core.settings import Settings
 from amesh_core.wire import relay as wire
+from amesh_relay.config import Config
 from tests.support.relay import relay_in_process
 from tests.support.scripted_relay import Device, scripted
 
@@ -241,3 +243,106 @@ def test_what_is_no_relay_url(url: str) -> None:
 
     with pytest.raises(UsageError):
         run(main())
+
+
+# --- the access token of a relay --------------------------------------------------------
+
+TOKEN = "correct-horse-battery-staple"
+
+
+@asynccontextmanager
+async def guarded_relay(directory: Path) -> AsyncIterator[str]:
+    """A relay that only some may use."""
+    file = directory / "tokens"
+    file.write_text(TOKEN)
+    config = Config(host="127.0.0.1", port=0, access_token_file=file)
+    async with relay_in_process(config) as url:
+        yield url
+
+
+def test_a_relay_that_only_some_may_use(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with guarded_relay(tmp_path) as url:
+            async with relay_line.connected(url, TOKEN) as line:
+                await line.ask(wire.Listen("314159"), wire.Ack())
+            for token, said in ((None, "it wants an access token"), ("x", "it does not accept")):
+                with pytest.raises(RelayWantsToken, match=said) as raised:
+                    async with relay_line.connected(url, token):
+                        pass
+                assert TOKEN not in str(raised.value)
+
+    run(main())
+
+
+def test_a_relay_that_takes_nobody_now() -> None:
+    async def main() -> None:
+        answer = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n"
+        async with plain_server(answer) as port:
+            with pytest.raises(RelayBusy) as raised:
+                await visit(f"ws://127.0.0.1:{port}/ws")
+            assert raised.value.reason == "it takes no devices at the moment"
+
+    run(main())
+
+
+def test_a_token_is_not_sent_where_others_can_read_it() -> None:
+    async def main() -> None:
+        async with relay_line.connected("ws://192.0.2.1/ws", TOKEN):
+            pass
+
+    with pytest.raises(UsageError, match="not sent over ws://") as raised:
+        run(main())
+    assert TOKEN not in str(raised.value)
+
+
+@pytest.mark.parametrize(("host", "sent"), [("127.0.0.1", True), ("localhost", False)])
+def test_a_token_does_not_follow_to_another_host(host: str, sent: bool) -> None:
+    """A relay, or whoever stands before it, may send us anywhere."""
+    heard = []
+
+    async def main() -> None:
+        async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            request = await reader.readuntil(b"\r\n\r\n")
+            heard.append(request)
+            there = f"ws://{host}:{port}/ws".encode()
+            first = b"HTTP/1.1 302 Found\r\nLocation: %b\r\nContent-Length: 0\r\n\r\n" % there
+            answer = first if len(heard) == 1 else b"HTTP/1.1 404 Gone\r\nContent-Length: 0\r\n\r\n"
+            writer.write(answer)
+            writer.close()
+
+        async with await asyncio.start_server(handle, "127.0.0.1", 0) as server:
+            port = server.sockets[0].getsockname()[1]
+            with pytest.raises(RelayUnreachable, match="HTTP 404"):
+                async with relay_line.connected(f"ws://127.0.0.1:{port}/ws", TOKEN):
+                    pass
+
+    run(main())
+    assert [TOKEN.encode() in request for request in heard] == [True, sent]
+
+
+def test_where_a_token_comes_from(tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_text(f"\n {TOKEN}\n")
+    both = {"AMESH_RELAY_TOKEN": "first", "AMESH_RELAY_TOKEN_FILE": str(file)}
+    settings = Settings.from_env(both)
+    assert relay_line.access_token(settings) == "first"
+    assert "first" not in repr(settings)
+    assert relay_line.access_token(Settings.from_env({**both, "AMESH_RELAY_TOKEN": ""})) == TOKEN
+    assert relay_line.access_token(Settings.from_env({})) is None
+
+
+@pytest.mark.parametrize("text", ["two words", "a\r\nX-Forwarded-For: 192.0.2.1", "é", ""])
+def test_what_is_no_token(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "token"
+    file.write_text(text)
+    for variable, value in (("AMESH_RELAY_TOKEN_FILE", str(file)), ("AMESH_RELAY_TOKEN", text)):
+        if value:
+            with pytest.raises(UsageError, match="holds no access token") as raised:
+                relay_line.access_token(Settings.from_env({variable: value}))
+            assert not text or text not in str(raised.value)
+
+
+def test_a_token_file_that_is_not_there(tmp_path: Path) -> None:
+    environ = {"AMESH_RELAY_TOKEN_FILE": str(tmp_path / "gone")}
+    with pytest.raises(UsageError, match="named by AMESH_RELAY_TOKEN_FILE, does not exist"):
+        relay_line.access_token(Settings.from_env(environ))

@@ -6,7 +6,7 @@ import hashlib
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from amesh_core import crypto
 from amesh_core.ceremony import (
@@ -29,7 +29,8 @@ from amesh_core.channel import Channel
 from amesh_core.crypto import PrivateKey
 from amesh_core.errors import AmeshError
 from amesh_core.identity import Identity, Peer, device_id
-from amesh_core.pairing import Ceremony, ControllerCeremony, TargetCeremony
+from amesh_core.machine import Machine
+from amesh_core.pairing import ControllerCeremony, TargetCeremony
 from amesh_core.wire import pairing as wire
 
 CODE = "482916"
@@ -81,7 +82,7 @@ def fresh(seed: str) -> Fresh:
 class Side:
     """One device in a ceremony, and what its screen shows."""
 
-    ceremony: Ceremony
+    ceremony: Machine[Any, Any]
     outbox: deque[str] = field(default_factory=deque)
     recorded: list[Peer] = field(default_factory=list)
     cannot_record: AmeshError | None = None

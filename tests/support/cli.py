@@ -34,7 +34,13 @@ def environment(directory: Path, **more: str) -> dict[str, str]:
         if not key.startswith(("AMESH_", "AUTH_MESH_", "COVERAGE_"))
         and key not in ("CREDENTIALS_DIRECTORY", "NO_COLOR", "FORCE_COLOR")
     }
-    return kept | {"AUTH_MESH_DIR": str(directory), "TERM": "xterm", "COLUMNS": "100"} | more
+    ours = {
+        "AUTH_MESH_DIR": str(directory),
+        "AMESH_TPM_TCTI": "device:/dev/no-such-tpm",  # not the chip of whoever runs the tests
+        "TERM": "xterm",
+        "COLUMNS": "100",
+    }
+    return kept | ours | more
 
 
 def amesh(directory: Path, *arguments: str, stdin: str = "", **env: str) -> Done:
@@ -76,6 +82,11 @@ class AtTerminal:
         """Of the command."""
         assert self._child.pid is not None
         return self._child.pid
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether there is no such process any more."""
+        return not self._child.isalive()
 
     def sees(self, pattern: str) -> str:
         """Wait until the screen has it; returns the first group, or the match."""

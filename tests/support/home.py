@@ -33,7 +33,8 @@ def make_home(
 ) -> Home:
     """An initialised directory, its passphrase in `.passphrase`, opened."""
     disk.make_directory(directory)
-    key = EncryptedFileStore(directory, PASSPHRASE.encode, CHEAP).create()
+    store = EncryptedFileStore(directory, PASSPHRASE.encode, CHEAP)
+    key = store.create()
     file = IdentityFile(
         device_id=device_id(key.public),
         key_alias=device_id(key.public),
@@ -45,6 +46,7 @@ def make_home(
     )
     disk.write_new(directory / ".passphrase", PASSPHRASE.encode(), mode=0o400)
     disk.write_new(directory / "allow_list.json", AllowList.empty(key.public, now).encode(key))
+    store.remember(key, device_id(key.public), instant(now))
     disk.write_new(directory / "identity.json", file.encode())
     return Home.open(Settings(directory=directory))
 

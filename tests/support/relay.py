@@ -11,8 +11,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from amesh_relay.config import Config
 from amesh_relay.server import Relay
 from amesh_relay.sockets import bind, url
 
-_LISTENING = re.compile(r"listening on (ws://(.+):([0-9]+)/ws)\n")
+_LISTENING = re.compile(r"listening on (wss?://(.+):([0-9]+)/ws|unix:.+)\n")
 _STOP_SECONDS = 20
 _COMMAND = (sys.executable, "-m", "amesh_relay")
 _ITS_OWN = ("HOST", "PORT", "PYTHONUNBUFFERED")
@@ -32,7 +32,7 @@ _ITS_OWN = ("HOST", "PORT", "PYTHONUNBUFFERED")
 
 @dataclass(frozen=True)
 class RelayProcess:
-    """A relay that listens; `url` is what devices connect to."""
+    """A relay that listens; `url` is what devices connect to, or `unix:` and a path."""
 
     url: str
     host: str
@@ -44,6 +44,14 @@ class RelayProcess:
         """What it has written to standard error so far."""
         return self._log.read_text(encoding="utf-8")
 
+    def says(self, text: str, times: int = 1) -> None:
+        """Wait until it has written something to standard error, so many times."""
+        until = time.monotonic() + _STOP_SECONDS
+        while self.log().count(text) < times:
+            assert time.monotonic() < until, f"not said: {text!r}, but {self.log()!r}"
+            with suppress(subprocess.TimeoutExpired):
+                self.process.wait(0.02)
+
     def wait(self) -> int:
         """Its exit status, once it has ended."""
         return self.process.wait(_STOP_SECONDS)
@@ -51,7 +59,10 @@ class RelayProcess:
 
 @contextmanager
 def relay_process(
-    *options: str, host: str = "127.0.0.1", command: Sequence[str] = _COMMAND
+    *options: str,
+    host: str = "127.0.0.1",
+    command: Sequence[str] = _COMMAND,
+    variables: Mapping[str, str] | None = None,
 ) -> Iterator[RelayProcess]:
     """Start a relay and wait until it listens; stop it, and see that it ended well.
 
@@ -59,6 +70,7 @@ def relay_process(
     to us: its standard input is a pipe of ours.
     """
     environment = {name: value for name, value in os.environ.items() if name not in _ITS_OWN}
+    environment |= variables or {}
     where = ("--host", host, "--port", "0") if host else ("--port", "0")
     with tempfile.TemporaryDirectory() as directory:
         log = Path(directory) / "log"
@@ -81,7 +93,8 @@ def relay_process(
                 line = process.stdout.readline()
                 found = _LISTENING.fullmatch(line)
                 assert found, f"the relay said {line!r} and {log.read_text(encoding='utf-8')!r}"
-                yield RelayProcess(found[1], found[2].strip("[]"), int(found[3]), process, log)
+                where_it_is = (found[2] or "").strip("[]"), int(found[3] or 0)
+                yield RelayProcess(found[1], *where_it_is, process, log)
                 if process.poll() is None:
                     process.terminate()
                 assert process.wait(_STOP_SECONDS) == 0, log.read_text(encoding="utf-8")

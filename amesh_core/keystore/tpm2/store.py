@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import secrets
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -19,6 +20,7 @@ from amesh_core import crypto, disk
 from amesh_core.errors import (
     AllowListMarkBroken,
     BadSignature,
+    HomeUnwritable,
     KeyFileDamaged,
     KeyMissing,
     Malformed,
@@ -60,8 +62,9 @@ class Tpm2Store:
             disk.write_new(self._parts(alias), _parts_file(key, keys, index).encode())
             disk.sync_directory(self._keys)
         except BaseException:
-            with suppress(AmeshError):
-                self.delete(alias)
+            for path in (self._parts(alias), self._pem(alias)):
+                with suppress(HomeUnwritable):
+                    disk.remove(path)
             if index is not None:
                 self._undefine(keys, index)
             raise
