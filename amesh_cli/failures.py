@@ -79,7 +79,7 @@ FAILURES: Final[dict[type[e.AmeshError], Failure]] = {
     e.IdentityDamaged: Failure(
         HOME, "restore the directory from a backup, or start over with `amesh init --force`"
     ),
-    e.IdentityReplaced: Failure(HOME, "run the command again; a service must be restarted"),
+    e.IdentityReplaced: Failure(HOME, "run the command again"),
     e.UnsafePermissions: Failure(HOME, "run `chmod {wanted:o} {path}`"),
     e.HomeUnwritable: Failure(HOME, "check the owner and free space of the directory"),
     e.TokenRecordsBroken: Failure(

@@ -84,8 +84,8 @@ class Mailbox(Protocol):
     def died(self, node: str) -> None:
         """A relay that letters were exchanged with is not there any more."""
 
-    def crowded(self, is_crowded: bool) -> None:
-        """Letters wait to be sent, more than should; or there is room again."""
+    def roomy(self) -> None:
+        """Not too much waits to be sent."""
 
     def correspondents(self) -> frozenset[str]:
         """The relays that letters are exchanged with."""
@@ -101,6 +101,10 @@ class SharedState(Protocol):
     # nothing of before is taken for something of now.
     node: str
     is_available: bool
+
+    @property
+    def is_crowded(self) -> bool:
+        """Whether more waits to be sent than should; `Mailbox.roomy` says when that is over."""
 
     async def run(self, mailbox: Mailbox) -> None:
         """Keep in touch until cancelled; goes on trying when nobody answers."""

@@ -4,52 +4,88 @@ Each decision is one script, so two relays cannot both get a code. What relays s
 goes over publish/subscribe: a ceremony is short, and its people start it again when a message is
 lost (docs/decisions/0021). Everything in Redis has an end of its own.
 
-    amesh:{relay}:node:<node>       there, while that relay is alive
-    amesh:{relay}:code:<otc>        "<node> waiting" or "<node> used"
-    amesh:{relay}:past:<otc>        a code that was
-    amesh:{relay}:guessed:<otc>     when it was guessed at, newest first
-    amesh:{relay}:fail:<client>     when a client failed, newest first
-    amesh:{relay}:fails             clients that failed, by when; so that there are never too many
+    amesh:{relay}:node:<node>       there, while that relay is in touch
+    amesh:{relay}:code:<otc>        "<node> waiting", "<node> used" or "<node> past"
+    amesh:{relay}:fail:<client>     when a client failed, newest first; fail:all has all clients
+    amesh:{relay}:guess:<otc>       when a code was guessed at, newest first; guess:all, all codes
     amesh:{relay}:watch:<jti>       the node of its watcher
     amesh:{relay}:inits:<jti>       when it was announced, newest first
-    amesh:{relay}:burned:<jti>      used up
+    amesh:{relay}:burned            jtis that are used up, and since when
     amesh:{relay}:to:<node>         a channel: letters to that relay
 
 The braces keep all keys in one slot of a Redis Cluster, as scripts need it.
+
+A relay has its name only while it is in touch. When an answer takes too long, or others may have
+counted it as dead, it begins anew under another name. What it claimed before under the old one is
+free then, also where nobody knows whether Redis carried out what it did not answer.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import secrets
 from collections import deque
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, Final
 
 from redis.asyncio import Redis
 from redis.asyncio.client import PubSub
-from redis.exceptions import RedisError
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import AuthenticationError, NoScriptError, RedisError, ResponseError
 
 from amesh_core.errors import UsageError
 from amesh_core.wire.relay import ErrorCode, Rejection
 from amesh_relay.roles import Burned, Freed, Unwatched
-from amesh_relay.state import Denied, Granted, Letter, Mailbox, Unknown, Verdict
-from amesh_relay.state.scripts import SCRIPTS
+from amesh_relay.state import Denied, Granted, Kind, Letter, Mailbox, Unknown, Verdict
+from amesh_relay.state.scripts import ALIVE_SECONDS, SCRIPTS
 
 log: Final = logging.getLogger("amesh.relay")
 
 PREFIX: Final = "amesh:{relay}:"
-# A relay that has not said for so long that it is there counts as dead.
-ALIVE_SECONDS: Final = 5
 HEARTBEAT_SECONDS: Final = 1.0
-# An answer that takes longer is none: a device waits for it.
+# An answer that takes longer is none: a device waits for it. Less than ALIVE_SECONDS together
+# with a heartbeat, so that a relay notices before others do.
 ANSWER_SECONDS: Final = 2.0
-# Letters that wait to be sent; a ceremony needs a dozen.
-MAX_OUTBOX: Final = 10_000
-_CODES: Final[dict[str, ErrorCode]] = {str(code): code for code in ErrorCode}
-_REJECTIONS: Final[dict[str, Rejection]] = {str(why): why for why in Rejection}
+# What may wait for Redis before those who cause it are not read from, and when they are again.
+CROWDED_BYTES: Final = 1024 * 1024
+ROOMY_BYTES: Final = CROWDED_BYTES // 2
+# At once; the answers of a thousand scripts take some 20 ms.
+MAX_BATCH: Final = 1000
+_BEAT: Final = "."
+_VERDICTS: Final[dict[str, Verdict]] = {
+    str(why): Denied(why) for why in (*ErrorCode, *Rejection)
+}
+
+
+class _OutOfTouch(Exception):
+    """Others may have counted this relay as dead, or its letters do not arrive."""
+
+
+@dataclass(slots=True)
+class _Order:
+    """Something to do at Redis: the name of a script or a command, and who waits for it."""
+
+    name: str
+    arguments: tuple[str, ...]
+    answer: asyncio.Future[Verdict] | None = None
+
+    @property
+    def bytes(self) -> int:
+        """About how much memory it takes."""
+        return 500 + sum(map(len, self.arguments))
+
+    def is_answered(self, answer: object) -> None:
+        """Redis said this, or nothing that counts."""
+        if self.answer is None or self.answer.done():
+            return
+        verdict: Verdict = Unknown()
+        if isinstance(answer, str):
+            is_granted = answer.startswith("@")
+            verdict = Granted(answer[1:]) if is_granted else _VERDICTS.get(answer, verdict)
+        self.answer.set_result(verdict)
 
 
 class RedisState:
@@ -61,21 +97,31 @@ class RedisState:
         Raises:
             UsageError: it is not a URL of a Redis.
         """
-        self.node = secrets.token_hex(8)
+        self.node = ""
         self.is_available = False
         try:
-            self._redis: Redis = Redis.from_url(
-                url,
-                decode_responses=True,
-                socket_timeout=ANSWER_SECONDS,
-                socket_connect_timeout=ANSWER_SECONDS,
-            )
-        except ValueError as error:
-            raise UsageError(f"--state: {error}") from None
-        self._scripts = {name: self._redis.register_script(text) for name, text in SCRIPTS.items()}
-        # What to do at Redis, in order: letters and what was freed or used up.
-        self._outbox: deque[tuple[str, tuple[str, ...]]] = deque(maxlen=MAX_OUTBOX)
+            self._redis = _client(url, ANSWER_SECONDS)
+            # A letter may be long in coming. That the way is open, heartbeats show.
+            self._subscriber = _client(url, None)
+        except (ValueError, TypeError, RedisError):
+            # Not repeated: part of a password may be where a port should be.
+            raise UsageError(
+                "--state: not a URL of a Redis; special characters of a password are to be"
+                " percent-encoded"
+            ) from None
+        self._shas: dict[str, str] = {}
+        # In order, and in the end all answered: questions, letters, what was freed or used up.
+        self._orders: deque[_Order] = deque()
+        self._waiting_bytes = 0
         self._to_write = asyncio.Event()
+        self._heard = 0.0  # when our own last letter came back
+        self._trouble = ""  # that was told of last
+        self._looked_for_disk = False
+
+    @property
+    def is_crowded(self) -> bool:
+        """Whether more waits for Redis than should."""
+        return self._waiting_bytes > CROWDED_BYTES
 
     async def run(self, mailbox: Mailbox) -> None:
         """Keep in touch until cancelled; goes on trying when nobody answers."""
@@ -83,72 +129,158 @@ class RedisState:
             while True:
                 try:
                     await self._in_touch(mailbox)
-                except* (RedisError, OSError, TimeoutError) as group:
-                    reason = type(group.exceptions[0]).__name__
-                    if self.is_available:
-                        log.error("the shared state is away: %s", reason)
-                        self.is_available = False
-                        self._outbox.clear()
-                        mailbox.lost()
-                    else:
-                        log.warning("the shared state cannot be reached: %s", reason)
+                except* (RedisError, OSError, TimeoutError, _OutOfTouch) as group:
+                    self._lose(mailbox, _first(group))
                 await asyncio.sleep(HEARTBEAT_SECONDS)
         finally:
             # Others need not wait until we count as dead.
             with suppress(RedisError, OSError, TimeoutError):
+                if self.is_available:
+                    await self._carry_out(mailbox)
                 await self._redis.delete(f"{PREFIX}node:{self.node}")
-            await self._redis.aclose()
+            for client in (self._subscriber, self._redis):
+                await client.aclose()
 
     async def _in_touch(self, mailbox: Mailbox) -> None:
-        async with self._redis.pubsub(ignore_subscribe_messages=True) as letters:
-            await letters.subscribe(f"{PREFIX}to:{self.node}")
-            await self._beat()
+        async with self._subscriber.pubsub(ignore_subscribe_messages=True) as letters:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                await self._begin(letters)
             self.is_available = True
+            self._trouble = ""
             log.info("the shared state is there")
             mailbox.found()
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._read(letters, mailbox))
-                tasks.create_task(self._write())
+                tasks.create_task(self._write(mailbox))
                 tasks.create_task(self._keep_alive(mailbox))
+
+    async def _begin(self, letters: PubSub) -> None:
+        old, self.node = self.node, secrets.token_hex(8)
+        await letters.subscribe(f"{PREFIX}to:{self.node}")
+        if old:
+            await self._redis.delete(f"{PREFIX}node:{old}")
+        await self._load_scripts()
+        if not self._looked_for_disk:
+            self._looked_for_disk = True
+            await self._look_for_disk()
+        # Last: from now on others write to us.
+        await self._redis.set(f"{PREFIX}node:{self.node}", 1, ex=ALIVE_SECONDS)
+        self._heard = asyncio.get_running_loop().time()
+
+    async def _load_scripts(self) -> None:
+        for name, text in SCRIPTS.items():
+            self._shas[name] = await self._redis.script_load(text)
+
+    async def _look_for_disk(self) -> None:
+        """Codes and addresses are for memory only; whoever set up Redis may not know."""
+        try:
+            settings = await self._redis.config_get("save", "appendonly")
+        except ResponseError:
+            return  # CONFIG is often forbidden
+        if settings.get("save") or settings.get("appendonly") == "yes":
+            log.warning(
+                "the Redis of --state writes to its disk, with codes and client addresses of the"
+                " last minutes; turn off its settings save and appendonly"
+            )
+
+    def _lose(self, mailbox: Mailbox, error: BaseException) -> None:
+        was_available, self.is_available = self.is_available, False
+        for order in self._orders:
+            order.is_answered(None)
+        self._orders.clear()
+        self._waiting_bytes = 0
+        if was_available:
+            # Its kind alone: some texts have the command in them that failed.
+            log.error("the shared state is away: %s", type(error).__name__)
+            mailbox.lost()
+            return
+        # Before devices are let in, so none of their words are in it.
+        trouble = str(error) or "no answer"
+        if isinstance(error, AuthenticationError):
+            trouble = f"user name or password: {trouble}"
+        if trouble != self._trouble:
+            self._trouble = trouble
+            log.warning("the shared state cannot be reached, trying on: %s", trouble)
 
     async def _read(self, letters: PubSub, mailbox: Mailbox) -> None:
         while True:
             message = await letters.get_message(timeout=None)
-            if message is not None and (letter := _letter(message["data"])) is not None:
+            if message is None:
+                continue
+            if message["data"] == _BEAT:
+                self._heard = asyncio.get_running_loop().time()
+            elif (letter := _letter(message["data"])) is not None:
                 mailbox.take(letter)
 
-    async def _write(self) -> None:
+    async def _write(self, mailbox: Mailbox) -> None:
         while True:
             await self._to_write.wait()
             self._to_write.clear()
-            while self._outbox:
-                pipeline = self._redis.pipeline(transaction=False)
-                while self._outbox:
-                    command, arguments = self._outbox.popleft()
-                    if command in self._scripts:
-                        await self._scripts[command](keys=[PREFIX], args=arguments, client=pipeline)
-                    else:
-                        pipeline.execute_command(command, *arguments)
-                await pipeline.execute()
+            await self._carry_out(mailbox)
+
+    async def _carry_out(self, mailbox: Mailbox) -> None:
+        """Do what waits, in its order; after a failure what was not answered still waits."""
+        orders = self._orders
+        while orders:
+            batch = [orders[place] for place in range(min(len(orders), MAX_BATCH))]
+            async with asyncio.timeout(ANSWER_SECONDS):
+                answers = await self._do(batch)
+            for order, answer in zip(batch, answers, strict=True):
+                orders.popleft()
+                order.is_answered(answer)
+            self._waiting_bytes -= sum(order.bytes for order in batch)
+            if self._waiting_bytes <= ROOMY_BYTES:
+                mailbox.roomy()
+
+    async def _do(self, batch: list[_Order]) -> list[Any]:
+        answers = await self._send(batch)
+        unknown = [place for place, a in enumerate(answers) if isinstance(a, NoScriptError)]
+        if unknown:
+            await self._load_scripts()
+            again = await self._send([batch[place] for place in unknown])
+            for place, answer in zip(unknown, again, strict=True):
+                answers[place] = answer
+        for order, answer in zip(batch, answers, strict=True):
+            if isinstance(answer, ResponseError):
+                # It is full, or not ours to write to.
+                log.warning("the shared state refuses %s: %s", order.name, type(answer).__name__)
+        return answers
+
+    async def _send(self, batch: list[_Order]) -> list[Any]:
+        pipeline = self._redis.pipeline(transaction=False)
+        for order in batch:
+            if order.name in SCRIPTS:
+                sha = self._shas[order.name]
+                pipeline.execute_command("EVALSHA", sha, 1, PREFIX, *order.arguments)
+            else:
+                pipeline.execute_command(order.name, *order.arguments)
+        return await pipeline.execute(raise_on_error=False)
 
     async def _keep_alive(self, mailbox: Mailbox) -> None:
+        loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(HEARTBEAT_SECONDS)
-            await self._beat()
             others = sorted(mailbox.correspondents())
-            if not others:
-                continue
-            there = await self._redis.mget([f"{PREFIX}node:{node}" for node in others])
-            for node, answer in zip(others, there, strict=True):
-                if answer is None:
+            pipeline = self._redis.pipeline(transaction=False)
+            # Not `set`: a relay that was away for too long is dead, and its codes may be others'.
+            pipeline.expire(f"{PREFIX}node:{self.node}", ALIVE_SECONDS)
+            pipeline.publish(f"{PREFIX}to:{self.node}", _BEAT)
+            pipeline.exists(f"{PREFIX}node:{self.node}")
+            for node in others:
+                pipeline.exists(f"{PREFIX}node:{node}")
+            async with asyncio.timeout(ANSWER_SECONDS):
+                _, _, is_alive, *are_alive = await pipeline.execute()
+            if not is_alive or loop.time() - self._heard > ALIVE_SECONDS:
+                raise _OutOfTouch
+            for node, is_there in zip(others, are_alive, strict=True):
+                if not is_there:
                     mailbox.died(node)
-
-    async def _beat(self) -> None:
-        await self._redis.set(f"{PREFIX}node:{self.node}", 1, ex=ALIVE_SECONDS)
 
     async def listen(self, otc: str, client: bytes, *, again: bool = False) -> Verdict:
         """A target of ours wants to wait under a code; `again`, as it did before."""
-        return await self._ask("listen", otc, client.hex(), self.node, "again" if again else "")
+        if again:
+            return await self._ask("still", otc, self.node)
+        return await self._ask("listen", otc, client.hex(), self.node)
 
     async def connect(self, otc: str, client: bytes) -> Verdict:
         """A controller of ours names a code; granted, the code is in use from now on."""
@@ -166,58 +298,67 @@ class RedisState:
         """Something that was ours is not in use any more, or is used up."""
         match news:
             case Freed(otc):
-                self._later("free", otc, self.node)
+                self._order(_Order("free", (otc, self.node)))
             case Unwatched(jti):
-                self._later("unwatch", jti, self.node)
+                self._order(_Order("unwatch", (jti, self.node)))
             case Burned(jti):
-                self._later("burn", jti)
+                self._order(_Order("burn", (jti,)))
 
     def send(self, node: str, letter: Letter) -> None:
         """Write to another relay; in order, and perhaps in vain."""
-        text = json.dumps(
-            [
-                *(letter.sender, letter.guest, letter.number, letter.kind),
-                *(letter.text, letter.client.hex(), letter.code),
-            ],
-            ensure_ascii=False,
-        )
-        self._later("PUBLISH", f"{PREFIX}to:{node}", text)
-
-    def _later(self, command: str, *arguments: str) -> None:
-        # While Redis is away nobody could be told, and later it would be stale.
-        if self.is_available:
-            self._outbox.append((command, arguments))
-            self._to_write.set()
+        self._order(_Order("PUBLISH", (f"{PREFIX}to:{node}", _written(letter))))
 
     async def _ask(self, script: str, *arguments: str) -> Verdict:
         if not self.is_available:
             return Unknown()
-        try:
-            async with asyncio.timeout(ANSWER_SECONDS):
-                answer: Any = await self._scripts[script](keys=[PREFIX], args=arguments)
-        except (RedisError, OSError, TimeoutError) as error:
-            log.warning("the shared state does not answer: %s", type(error).__name__)
-            return Unknown()
-        if answer.startswith("@"):
-            return Granted(answer[1:])
-        return Denied(_CODES.get(answer) or _REJECTIONS[answer])
+        answer: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
+        self._order(_Order(script, arguments, answer))
+        return await answer
+
+    def _order(self, order: _Order) -> None:
+        # While Redis is away nobody could be told, and later it would be stale.
+        if self.is_available:
+            self._orders.append(order)
+            self._waiting_bytes += order.bytes
+            self._to_write.set()
 
 
-def _letter(text: str) -> Letter | None:
+def _client(url: str, answer_seconds: float | None) -> Redis:
+    """A client that does nothing twice by itself: a code that is asked for twice is in use."""
+    client: Redis = Redis.from_url(
+        url,
+        decode_responses=True,
+        socket_timeout=answer_seconds,
+        socket_connect_timeout=ANSWER_SECONDS,
+        socket_keepalive=True,
+        retry=Retry(NoBackoff(), 0),
+    )
+    # What the URL has after its question mark is looked at only here.
+    client.connection_pool.make_connection()
+    return client
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """What went wrong, without the groups around it."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+def _written(letter: Letter) -> str:
+    head = (letter.sender, letter.guest, letter.number, letter.kind, letter.client.hex())
+    return f"{' '.join(map(str, head))} {letter.code}\n{letter.text}"
+
+
+def _letter(written: str) -> Letter | None:
     """Read a letter; what another version of a relay may write is not one."""
+    head, _, text = written.partition("\n")
     try:
-        match json.loads(text):
-            case [
-                str(sender),
-                str(guest),
-                int(number),
-                str(kind),
-                str(said),
-                str(client),
-                int(code),
-            ]:
-                return Letter(sender, guest, number, kind, said, bytes.fromhex(client), code)
+        sender, guest, number, kind, client, code = head.split(" ")
+        return Letter(
+            sender, guest, int(number), Kind(kind), text, bytes.fromhex(client), int(code)
+        )
     except ValueError:
-        pass
-    log.warning("another relay wrote what this version does not understand")
-    return None
+        log.warning("another relay wrote what this version does not understand")
+        return None

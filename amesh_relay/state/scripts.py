@@ -61,7 +61,7 @@ end
 local function failure(kind, name, window)
   local rows = prefix .. kind .. ':'
   add(rows .. name, ATTEMPTS, window)
-  row(prefix .. kind .. 's', name, MAX_ROWS, window, rows)
+  row(rows .. 'all', name, MAX_ROWS, window, rows)
 end
 
 local function limited(client)

@@ -381,6 +381,13 @@ class TestCommand:
         assert says in done.err
         assert snapshot(home.directory) == before
 
+    def test_while_a_new_key_waits_no_passphrase_is_asked_for(self, home: Home) -> None:
+        (home.directory / "rotation.json").write_text("{}")
+        person = AtTerminal(home.directory, "passphrase", "change")
+        person.sees("first `amesh rotate --finish` or `--abort`")
+        assert person.ends() == 2
+        assert "New passphrase" not in person.seen
+
     def test_a_wrong_old_one_is_said_before_a_new_one_is_asked_for(self, home: Home) -> None:
         person = AtTerminal(home.directory, "passphrase", "change", AUTH_MESH_PASSPHRASE="wrong")
         person.sees("the passphrase does not open")

@@ -400,6 +400,7 @@ def test_it_leaves_when_its_successor_is_replaced(after: AllowList) -> None:
         replacing=[device_id(NEW.public)],
     )
     assert [may_call(replaced, key, NOW) for key in (OLD, NEW, OTHER)] == [False, False, True]
+    assert len(replaced.devices) == 3
 
 
 def test_the_name_is_that_of_the_new_key(after: AllowList) -> None:

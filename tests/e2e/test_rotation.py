@@ -19,6 +19,7 @@ from tests.sdk.devices import Device
 from tests.sdk.servers.processes import Running, asgi, running
 from tests.support.cli import PATIENCE_SECONDS, amesh, environment, listed
 from tests.support.home import make_home
+from tests.support.swtpm import software_tpm
 
 CLIENT = """
 import sys
@@ -123,3 +124,56 @@ def test_a_service_and_its_client_move_on(tmp_path: Path) -> None:
         assert "Traceback" not in server.log.text
     shown = json.loads(amesh(service, "list", "--json").out)
     assert shown["devices"] == []
+
+
+def test_into_a_tpm_and_out_of_it(tmp_path: Path) -> None:
+    """The list comes under the TPM's seal, its newest state into the TPM's memory, and back."""
+    laptop = make_home(tmp_path / "laptop", name="laptop")
+    service = make_home(tmp_path / "service", name="service").directory
+    device(service).trust(Device(laptop))
+    Device(laptop).trust(device(service), Role.TARGET)
+    statement, path = tmp_path / "statement", laptop.directory / "allow_list.json"
+
+    def moves_to(backend: str) -> None:
+        done = amesh(laptop.directory, "rotate", "--backend", backend, **env)
+        assert done.status == 0, done.err
+        statement.write_text(done.out)
+        done = amesh(
+            service, "accept-rotation", str(statement), "--yes", "--overlap", "0", "--json"
+        )
+        assert done.status == 0, done.err
+        done = amesh(laptop.directory, "rotate", "--finish", "--yes", **env)
+        assert done.status == 0, done.err
+        assert list(listed(service)) == [device(laptop.directory).device_id]
+        shown = json.loads(amesh(laptop.directory, "list", "--json", **env).out)
+        assert shown["storageBackend"] == backend
+        assert [entry["role"] for entry in shown["devices"]] == ["target"]
+
+    with software_tpm() as tpm, running(asgi("uvicorn"), service) as server:
+        env = {"AMESH_TPM_TCTI": tpm.tcti}
+        moves_to("tpm2")
+        assert not list(laptop.directory.glob("keys/*.key.json"))
+        assert not (laptop.directory / ".passphrase").exists()
+        assert amesh(laptop.directory, "fetch", f"{server.url}/echo/x", **env).status == 0
+        # Put back with everything that lies in the directory.
+        whole = tmp_path / "whole"
+        shutil.copytree(laptop.directory, whole)
+        name = listed_names(laptop.directory, env)[0]
+        assert amesh(laptop.directory, "revoke", name, "--yes", **env).status == 0
+        shutil.rmtree(laptop.directory)
+        shutil.copytree(whole, laptop.directory)
+        done = amesh(laptop.directory, "list", **env)
+        assert done.status == 8
+        assert "older than" in done.err
+        assert amesh(laptop.directory, "doctor", "--repair", "--yes", **env).status in (0, 12)
+        moves_to("encrypted-file")
+        assert tpm.handles("nv-index") == []
+    # Without the TPM, which has nothing of it any more.
+    assert amesh(laptop.directory, "list").status == 0
+    again = json.loads(path.read_text())
+    assert len(again["devices"]) == 1
+
+
+def listed_names(directory: Path, env: dict[str, str]) -> list[str]:
+    shown = json.loads(amesh(directory, "list", "--json", **env).out)["devices"]
+    return [entry["friendlyName"] for entry in shown]
