@@ -26,7 +26,7 @@ _HELD_UP: Final[dict[str, str]] = {
         "the server"
     ),
     Rejection.ALREADY_USED: (
-        "the relay says that it was used already, which is not so by what is recorded here"
+        "the relay takes it for used and hands on nothing that is announced with it"
     ),
     Rejection.OVERLOADED: "the relay is full",
 }
@@ -56,10 +56,11 @@ class AtTerminal:
         if relay in self._away:
             terminal.say(f"Connected to {relay}.")
             self._away.discard(relay)
-        waited_for = [
-            token for token in self._minted if token.relay == relay and token.recorded_at is None
-        ]
-        terminal.say(f"\nWaiting for {named(waited_for)} (Ctrl-C to stop) ...")
+        here = [token for token in self._minted if token.relay == relay]
+        if waited_for := [token for token in here if token.recorded_at is None]:
+            terminal.say(f"\nWaiting for {named(waited_for)} (Ctrl-C to stop) ...")
+        else:
+            terminal.say(f"\nWatching the used tokens for {named(here)} (Ctrl-C to stop) ...")
 
     def trouble(self, relay: str, error: RelayError) -> None:
         """Say it once for each time that the relay goes away."""
@@ -85,8 +86,15 @@ class AtTerminal:
         if not announced.proven:
             terminal.warn("nothing proves that this key is the server's: compare the device id.")
 
+    def answered_again(self, minted: Minted, device: Device) -> None:
+        """Once for each token: a relay can repeat an announcement as often as it likes."""
+        if self._is_new(minted, "answered again"):
+            terminal.say(f"{shown(device)} announced itself again, and was answered.")
+
     def used_twice(self, minted: Minted, announced: Announced) -> None:
-        """The one thing here that may be a theft."""
+        """The one thing here that may be a theft; once for each device, which tries on."""
+        if not self._is_new(minted, device_id(announced.public_key)):
+            return
         terminal.warn(
             f"the token for {terminal.quoted(minted.name)} was used twice: "
             f"{device_id(announced.public_key)} announced itself with it, too, and was refused. "
@@ -96,9 +104,8 @@ class AtTerminal:
 
     def refused(self, minted: Minted, error: AmeshError) -> None:
         """Say each kind of refusal once for a token: strangers can cause as many as they like."""
-        if (minted.jti, error.code) in self._said:
+        if not self._is_new(minted, error.code):
             return
-        self._said.add((minted.jti, error.code))
         name = terminal.quoted(minted.name)
         if isinstance(error, BadAnnouncement):
             terminal.warn(
@@ -117,6 +124,11 @@ class AtTerminal:
             terminal.warn(f"the token for {name} was cancelled.")
         else:
             terminal.warn(f"the token for {name} has expired; no server announced itself with it.")
+
+    def _is_new(self, minted: Minted, what: str) -> bool:
+        is_new = (minted.jti, what) not in self._said
+        self._said.add((minted.jti, what))
+        return is_new
 
 
 class OnStdout:
@@ -146,6 +158,10 @@ class OnStdout:
                 "proven": announced.proven,
             }
         )
+
+    def answered_again(self, minted: Minted, device: Device) -> None:
+        """The entry, which did not change."""
+        terminal.json_line({"event": "answered_again", **_of(minted), "deviceId": device.device_id})
 
     def used_twice(self, minted: Minted, announced: Announced) -> None:
         """The second device."""

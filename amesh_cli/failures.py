@@ -95,7 +95,11 @@ FAILURES: Final[dict[type[e.AmeshError], Failure]] = {
     e.WrongPassphrase: Failure(
         KEY, "check AUTH_MESH_PASSPHRASE, AMESH_PASSPHRASE_FILE and the file .passphrase"
     ),
-    e.KeyFileDamaged: Failure(KEY, "restore the file from a backup of the directory"),
+    e.KeyFileDamaged: Failure(
+        KEY,
+        "restore the file from a backup of the directory, or the item from one of the keychain; "
+        "without one, run `amesh init --force` and pair again",
+    ),
     e.BackendUnavailable: Failure(
         KEY,
         "mend that and run the command again; for a new identity, `amesh init` without --backend "
@@ -141,17 +145,19 @@ FAILURES: Final[dict[type[e.AmeshError], Failure]] = {
     ),
     e.TpmError: Failure(
         KEY,
-        "see whether `tpm2_getrandom --hex 8` gets an answer; AMESH_TPM_TCTI says which TPM is meant",
+        "see whether `tpm2_getrandom --hex 8` gets an answer; AMESH_TPM_TCTI says which TPM is "
+        "meant",
     ),
     e.TpmChanged: Failure(
         KEY,
         "the key is lost, as no backup holds it: run `amesh init --force`, and pair again; if the "
-        "disk was moved to another machine, move it back",
+        "disk was moved to another machine, move it back; if only the key at 0x81000001 was "
+        "removed, make it anew as it was (amesh-init(1))",
     ),
     e.TpmOwnerPassword: Failure(
         KEY,
-        "amesh does not ask for that password: take it away with `tpm2_changeauth -c owner -p OLD`, "
-        "or make a storage root key (amesh-init(1)) and run `amesh init --force`",
+        "amesh does not ask for that password: take it away with `tpm2_changeauth -c owner -p "
+        "OLD`, or make a storage root key (amesh-init(1)) and run `amesh init --force`",
     ),
     e.TpmLockedOut: Failure(
         KEY,

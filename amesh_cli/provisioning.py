@@ -110,7 +110,11 @@ def mint(order: Order, *, as_json: bool) -> None:
 
 
 def watch(*, as_json: bool) -> None:
-    """Wait for the servers of all tokens that are still good."""
+    """Wait for the servers of all tokens that are still good.
+
+    With used tokens only, a person may stay to see a second use of one, and to answer a server
+    again that missed its answer. A script waits for what is to come, and here nothing is.
+    """
     home = here.open_home()
     now = time.time()
     alive = [
@@ -118,10 +122,18 @@ def watch(*, as_json: bool) -> None:
         for minted in provisioned.read(home)
         if minted.cancelled_at is None and not minted.is_expired(now)
     ]
-    if not any(minted.is_outstanding(now) for minted in alive):
-        terminal.say("No token is waiting for its server.")
+    outstanding = [minted for minted in alive if minted.is_outstanding(now)]
+    if outstanding:
+        _wait(home, alive, as_json=as_json)
         return
+    terminal.say("No token is waiting for its server.")
+    if not alive or as_json or not terminal.interactive():
+        return
+    last = max(alive, key=lambda minted: minted.expires_at)
+    terminal.say(f"Used, and still good until {_until(last)}: {named(alive)}.")
+    terminal.say("A second use is shown, and a server that missed its answer gets it again.")
     _wait(home, alive, as_json=as_json)
+    terminal.say("The used tokens have expired.")
 
 
 def show(*, as_json: bool) -> None:

@@ -214,6 +214,19 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def destroy(*paths: Path) -> None:
+    """Delete files of one directory, if they are there; a loss of power brings none back.
+
+    Raises:
+        HomeUnwritable: one cannot be deleted.
+    """
+    for path in paths:
+        remove(path)
+    directory = paths[0].parent
+    if exists(directory):
+        sync_directory(directory)
+
+
 def sync_directory(path: Path) -> None:
     """Make the names in a directory survive a loss of power.
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from amesh_core.errors import UsageError
+
 DEFAULT_RELAY_URL: Final = "wss://relay.authmesh.dev/ws"
 
 
@@ -35,10 +37,12 @@ class Settings:
         CREDENTIALS_DIRECTORY, AMESH_DEBUG_REQUESTS, AMESH_TPM_TCTI, TPM2TOOLS_TCTI,
         AMESH_BOOTSTRAP_TOKEN, AMESH_BOOTSTRAP_TOKEN_FILE, AMESH_RELAY_TOKEN and
         AMESH_RELAY_TOKEN_FILE.
+
+        Raises:
+            UsageError: a path begins in a home directory that there is not.
         """
-        directory = environ.get("AUTH_MESH_DIR")
         return cls(
-            directory=Path(directory).expanduser() if directory else Path.home() / ".amesh",
+            directory=_expanded(environ.get("AUTH_MESH_DIR") or "~/.amesh"),
             passphrase=environ.get("AUTH_MESH_PASSPHRASE") or None,
             passphrase_file=_path(environ.get("AMESH_PASSPHRASE_FILE")),
             credentials_directory=_path(environ.get("CREDENTIALS_DIRECTORY")),
@@ -53,4 +57,14 @@ class Settings:
 
 
 def _path(text: str | None) -> Path | None:
-    return Path(text).expanduser() if text else None
+    return _expanded(text) if text else None
+
+
+def _expanded(text: str) -> Path:
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:  # an unknown name after ~, or a container's user that has no name
+        raise UsageError(
+            f"{text}: there is no such home directory; give the whole path (AUTH_MESH_DIR is"
+            " that of this device)"
+        ) from None

@@ -2,7 +2,8 @@
 
 docs/protocol.md sections 4 and 6. The relay cannot tell a good announcement from a bad
 one; it only sees to it that nobody but the watching socket answers, and that a jti is
-used up by that answer alone.
+used up by that answer alone. Whoever watches hears of a used-up jti, too: only the
+controller knows whether it is the same device again or a second one.
 """
 
 from __future__ import annotations
@@ -65,8 +66,6 @@ class Announcements:
             return [Deliver(watcher.number, wire.BootstrapWatching(jti))]
         if jti in self._watches:
             return reject(watcher, jti, Rejection.ALREADY_WATCHED)
-        if self._burned.running(jti, now):
-            return reject(watcher, jti, Rejection.ALREADY_USED)
         full = len(self._watches) >= self.settings.max_sessions
         if full or len(mine) >= self.settings.max_watches:
             return reject(watcher, jti, Rejection.OVERLOADED)
@@ -78,21 +77,27 @@ class Announcements:
         """A target shows itself to the watcher of its jti, if there is one."""
         jti = frame.jti
         if self._inits.exhausted(jti, now):
-            target.role = Spent()
-            return [
-                *reject(target, jti, Rejection.OVERLOADED),
-                Hangup(target.number, POLICY_VIOLATION),
-            ]
+            return self.refuse(target, jti, Rejection.OVERLOADED)
         self._inits.add(jti, now)
-        target.role = Announcing(jti)
-        if self._burned.running(jti, now):
-            return reject(target, jti, Rejection.ALREADY_USED)
         watch = self._watches.get(jti)
         if watch is None:
-            return reject(target, jti, Rejection.NO_WATCHER)
+            is_used = self._burned.running(jti, now)
+            return self.refuse(
+                target, jti, Rejection.ALREADY_USED if is_used else Rejection.NO_WATCHER
+            )
+        target.role = Announcing(jti)
         watch.forget(now)
         watch.unanswered.append((target, now))
         return [Deliver(watch.watcher.number, frame)]
+
+    def refuse(self, target: Connection, jti: str, why: Rejection) -> list[Effect]:
+        """An announcement gets nowhere; too many of them end their connection."""
+        if why is Rejection.OVERLOADED:
+            target.role = Spent()
+            return [*reject(target, jti, why), Hangup(target.number, POLICY_VIOLATION)]
+        # From now on it may try this token again, and no other.
+        target.role = Announcing(jti)
+        return reject(target, jti, why)
 
     def answer(self, frame: wire.BootstrapAcked | wire.BootstrapReject, now: float) -> list[Effect]:
         """The watcher of `frame.jti` answers the announcement that waits longest."""
@@ -112,6 +117,18 @@ class Announcements:
     def burn(self, jti: str, age_seconds: float, now: float) -> None:
         """A jti was used up so long ago; to be told in the order in which it happened."""
         self._burned.start(jti, now - age_seconds)
+
+    def burned(self) -> list[str]:
+        """The jtis that are used up, the oldest first."""
+        return list(self._burned)
+
+    def is_watched(self, jti: str) -> bool:
+        """Whether somebody watches a jti."""
+        return jti in self._watches
+
+    def watcher(self, jti: str) -> Connection | None:
+        """Who watches a jti."""
+        return self._watches[jti].watcher if jti in self._watches else None
 
     def watched(self) -> list[str]:
         """The jtis that somebody watches."""

@@ -61,6 +61,10 @@ class Codes:
         """Whether there is room for no further code."""
         return len(self) >= self.settings.max_sessions
 
+    def in_use(self, otc: str) -> bool:
+        """Whether a code waits, or has a session."""
+        return otc in self._waiting or otc in self._sessions
+
     def waiting(self) -> list[tuple[str, bytes]]:
         """The codes that wait, and whom each counts for."""
         return [(otc, target.client) for otc, target in self._waiting.items()]
@@ -74,7 +78,7 @@ class Codes:
 
     def listen(self, target: Connection, otc: str, now: float) -> list[Effect]:
         """A target wants to wait under `otc`."""
-        if self._in_use(otc) or self._guessed.exhausted(otc, now):
+        if self.in_use(otc) or self._guessed.exhausted(otc, now):
             # Counted too: otherwise listening would be a free way to find codes in use.
             self._guessers.add(target.client, now)
             return error(target, ErrorCode.OTC_IN_USE)
@@ -147,9 +151,6 @@ class Codes:
         self._guessers.forget(now)
         self._guessed.forget(now)
         return effects
-
-    def _in_use(self, otc: str) -> bool:
-        return otc in self._waiting or otc in self._sessions
 
     def _pair(self, controller: Connection, otc: str, now: float) -> list[Effect]:
         target = self._waiting.pop(otc)

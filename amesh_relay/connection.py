@@ -81,11 +81,8 @@ class Connection(Flow, asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         """Something came in."""
-        self.take(bytes(self._house.read_buffer[:nbytes]))
-
-    def take(self, data: bytes) -> None:
-        """The other side sent this."""
         self.is_alive = True
+        data = bytes(self._house.read_buffer[:nbytes])
         websocket = self._websocket
         websocket.receive_data(data)
         for event in websocket.events_received():

@@ -1,118 +1,126 @@
-"""A socket on its way in: the PROXY header first, then the TLS handshake, then it is a connection.
+"""Sockets on their way in: the PROXY header first, then the TLS handshake, then a connection.
 
-asyncio could do the TLS by itself, but would tell of a socket only when that is done. One that
-never finishes must be counted like any other, and a proxy's header comes before the TLS.
+asyncio could accept and do the TLS by itself, but would tell of a socket only when that is done.
+One that never finishes must be counted like any other, and a proxy's header comes before the TLS.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
+import socket
 import ssl
-from collections.abc import Callable
-from typing import Final, cast
+from typing import Final, Protocol, cast
 
 from amesh_core.errors import Malformed
 from amesh_relay import proxy_protocol
 from amesh_relay.addresses import Address, plain
 from amesh_relay.connection import Connection
-from amesh_relay.patience import HANDSHAKE_SECONDS
 
-# What a client may send together with the end of its TLS handshake; the rest is read later.
-_EARLY_BYTES: Final = 16 * 1024
+log: Final = logging.getLogger("amesh.relay")
+
+# After a socket could not be accepted, mostly for want of files; as long as asyncio waits.
+RETRY_SECONDS: Final = 1.0
 
 
-class Entrance(asyncio.BufferedProtocol):
-    """Stands before one connection until that can begin."""
+class Threshold(Protocol):
+    """Where they come in."""
+
+    def connection(self) -> Connection:
+        """A connection without a socket yet."""
+
+    def introduces(self, peer: Address) -> bool:
+        """Whether its sockets begin with a PROXY header."""
+
+
+class Entrance:
+    """Accepts what comes to one listener."""
 
     def __init__(
-        self,
-        connection: Connection,
-        tls: ssl.SSLContext | None,
-        introduces: Callable[[Address], bool],
+        self, listener: socket.socket, house: Threshold, tls: ssl.SSLContext | None
     ) -> None:
-        """`introduces` says whose connections begin with a PROXY header."""
-        self._connection = connection
+        self._listener = listener
+        self._house = house
         self._tls = tls
-        self._introduces = introduces
-        self._transport: asyncio.Transport
-        self._header = b""
-        self._buffer = bytearray()
-        self._early = b""  # came before the connection was ready for it
-        self._is_shaking = self._is_gone = False
-        self._shaking: asyncio.Task[None] | None = None
+        # The event loop itself holds tasks only loosely.
+        self._arriving: set[asyncio.Task[None]] = set()
+
+    async def accept(self) -> None:
+        """Accept sockets until cancelled; those on their way in are the house's to cut."""
+        loop = asyncio.get_running_loop()
+        self._listener.setblocking(False)
+        while True:
+            try:
+                raw, address = await loop.sock_accept(self._listener)
+            except OSError as error:
+                log.error("no socket could be accepted: %s", error.strerror)
+                await asyncio.sleep(RETRY_SECONDS)
+                continue
+            await asyncio.sleep(0)  # others have their turn, however many come
+            arrival = _Arrival(raw, address)
+            connection = self._house.connection()
+            if not connection.accepted(arrival):
+                continue
+            arrival.task = loop.create_task(self._bring_in(raw, connection))
+            self._arriving.add(arrival.task)
+            arrival.task.add_done_callback(self._arriving.discard)
+
+    async def _bring_in(self, raw: socket.socket, connection: Connection) -> None:
+        loop = asyncio.get_running_loop()
+        is_ours = True
+        try:
+            if self._house.introduces(connection.peer):
+                client = await _client(raw)
+                connection.peer = connection.peer if client is None else plain(client)
+            is_ours = False  # asyncio closes it from now on
+            await loop.connect_accepted_socket(lambda: _Handover(connection), raw, ssl=self._tls)
+        except (OSError, Malformed, asyncio.CancelledError):
+            # Of a TLS handshake, too; cancelled when it took too long. Who knocks at every door
+            # of the internet is not worth a line in the log.
+            if is_ours:
+                raw.close()
+            connection.connection_lost(None)
+
+
+async def _client(raw: socket.socket) -> Address | None:
+    """Read a PROXY header, to its last byte and no further."""
+    header = b""
+    while missing := proxy_protocol.missing(header):
+        more = await asyncio.get_running_loop().sock_recv(raw, missing)
+        if not more:
+            raise ConnectionResetError
+        header += more
+    return proxy_protocol.client(header)
+
+
+class _Arrival(asyncio.Transport):
+    """In the place of a transport, as long as there is only a socket."""
+
+    def __init__(self, raw: socket.socket, address: object) -> None:
+        super().__init__({"peername": address})
+        self._raw = raw
+        self.task: asyncio.Task[None] | None = None
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        """Nothing is written yet."""
+
+    def abort(self) -> None:
+        """Cut it."""
+        if self.task is None:
+            self._raw.close()
+        else:
+            self.task.cancel()
+
+
+class _Handover(asyncio.Protocol):
+    """Leaves to a connection what asyncio has made of its socket."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """A socket was accepted; it counts from now on."""
+        """It can begin."""
         # uvloop's transports are no subclass.
-        self._transport = cast(asyncio.Transport, transport)
-        if not self._connection.accepted(self._transport):
-            return
-        if self._introduces(self._connection.peer):
-            self._expect_header()
-        else:
-            self._go_on()
-
-    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 exactly what is missing
-        """Room for what belongs to the header, or for what comes early."""
-        return memoryview(self._buffer)
-
-    def buffer_updated(self, nbytes: int) -> None:
-        """Something came in."""
-        if self._is_shaking:
-            self._early += self._buffer[:nbytes]
-            return
-        self._header += self._buffer[:nbytes]
-        self._expect_header()
-
-    def eof_received(self) -> bool:
-        """It ends before it began; False closes the socket."""
-        return False
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """The socket is closed; nobody else is told twice."""
-        if not self._is_gone:
-            self._is_gone = True
-            self._connection.connection_lost(exc)
-
-    def _expect_header(self) -> None:
-        try:
-            missing = proxy_protocol.missing(self._header)
-            client = None if missing else proxy_protocol.client(self._header)
-        except Malformed:
-            self._transport.abort()
-            return
-        self._buffer = bytearray(missing)
-        if client is not None:
-            self._connection.peer = plain(client)
-        if not missing:
-            self._go_on()
-
-    def _go_on(self) -> None:
-        if self._tls is None:
-            self._transport.set_protocol(self._connection)
-        else:
-            self._is_shaking = True
-            self._buffer = bytearray(_EARLY_BYTES)
-            self._shaking = asyncio.get_running_loop().create_task(self._shake(self._tls))
-
-    async def _shake(self, tls: ssl.SSLContext) -> None:
-        loop = asyncio.get_running_loop()
-        try:
-            transport = await loop.start_tls(
-                self._transport,
-                self,
-                tls,
-                server_side=True,
-                ssl_handshake_timeout=HANDSHAKE_SECONDS,
-            )
-        except OSError as error:  # also every error of TLS, and its time-out
-            self.connection_lost(error)
-            return
-        # It may have gone in the same moment; asyncio then has no transport to give.
-        if transport is None or self._is_gone:
-            self.connection_lost(None)
-            return
-        self._connection.attach(transport)
-        transport.set_protocol(self._connection)
-        if self._early:
-            self._connection.take(self._early)
+        ready = cast(asyncio.Transport, transport)
+        self._connection.attach(ready)
+        ready.set_protocol(self._connection)

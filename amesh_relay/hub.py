@@ -36,6 +36,7 @@ from amesh_relay.roles import (
     Waiting,
     Watching,
     error,
+    finish,
     reject,
 )
 
@@ -48,6 +49,7 @@ class Hub:
         self._settings = settings
         self._places: Tally[bytes] = Tally()
         self._silent: Timers[Connection] = Timers(limits.SILENT_SECONDS)
+        self._elsewhere: Timers[Connection] = Timers(limits.ELSEWHERE_SECONDS)
         self._codes = Codes(settings)
         self._announcements = Announcements(settings)
 
@@ -81,46 +83,59 @@ class Hub:
         """A connection of another relay, which has a place there, takes part in something here."""
         self._connections[number] = Connection(number, client, is_guest=True)
 
-    def send_elsewhere(self, number: int) -> None:
+    def send_elsewhere(self, number: int, now: float) -> None:
         """What a connection is here for is at another relay."""
-        self._connections[number].role = Elsewhere()
+        connection = self._connections[number]
+        connection.role = Elsewhere()
+        self._elsewhere.start(connection, now)
 
     def may_ask(self, number: int, frame: wire.DeviceFrame) -> bool:
         """Whether the frame names a code or a token that others share, and is in its place."""
         connection = self._connections.get(number)
         match connection and connection.role, frame:
-            case Fresh(), wire.Listen() | wire.Connect():
+            case Fresh(), wire.Listen() | wire.Connect() | wire.BootstrapInit():
                 return True
             case Fresh() | Watching(), wire.BootstrapWatch():
-                return True
-            case Fresh(), wire.BootstrapInit():
                 return True
             case Announcing(jti), wire.BootstrapInit():
                 return frame.jti == jti
             case _:
                 return False
 
-    def holds(self, number: int, frame: wire.DeviceFrame) -> bool:
-        """Whether it has what the frame asked for."""
-        connection = self._connections.get(number)
-        match connection and connection.role, frame:
-            case Waiting(held), wire.Listen(otc):
-                return held == otc
-            case Watching(jtis), wire.BootstrapWatch(jti):
-                return jti in jtis
+    def knows(self, frame: wire.DeviceFrame) -> bool:
+        """Whether the code that a frame names is in use here, or its token watched."""
+        match frame:
+            case wire.Listen(otc) | wire.Connect(otc):
+                return self._codes.in_use(otc)
+            case wire.BootstrapWatch(jti) | wire.BootstrapInit(jti):
+                return self._announcements.is_watched(jti)
             case _:
                 return False
+
+    def is_paired(self, number: int) -> bool:
+        """Whether a connection is one end of a session."""
+        connection = self._connections.get(number)
+        return connection is not None and isinstance(connection.role, Paired)
 
     def client_of(self, number: int) -> bytes:
         """Whom a connection counts for."""
         return self._connections[number].client
 
-    def reject(self, number: int, jti: str, why: Rejection) -> list[Effect]:
-        """A token of it is refused by whoever shares tokens with us; it may ask again."""
+    def reject(
+        self,
+        number: int,
+        frame: wire.BootstrapWatch | wire.BootstrapInit,
+        why: Rejection,
+        now: float,
+    ) -> list[Effect]:
+        """A token of it is refused by whoever shares tokens with us; see `announcements`."""
         connection = self._connections.get(number)
         if connection is None or isinstance(connection.role, Spent):
             return []
-        return reject(connection, jti, why)
+        if isinstance(frame, wire.BootstrapWatch):
+            return reject(connection, frame.jti, why)
+        self._silent.start(connection, now)
+        return self._announcements.refuse(connection, frame.jti, why)
 
     def deny(self, number: int, code: ErrorCode, now: float) -> list[Effect]:
         """What it asked for is refused by whoever shares codes with us; it may ask again."""
@@ -135,6 +150,10 @@ class Hub:
         """A jti was used up so long ago; to be told in the order in which it happened."""
         self._announcements.burn(jti, age_seconds, now)
 
+    def burned(self) -> list[str]:
+        """The jtis that were used up here."""
+        return self._announcements.burned()
+
     def waiting(self) -> list[tuple[str, bytes]]:
         """The codes that wait here, and whom each counts for."""
         return self._codes.waiting()
@@ -142,6 +161,13 @@ class Hub:
     def watched(self) -> list[str]:
         """The tokens that are watched here."""
         return self._announcements.watched()
+
+    def lose_watcher(self, jti: str, now: float) -> list[Effect]:
+        """Another relay has the watcher of a token; ours has to ask again."""
+        watcher = self._announcements.watcher(jti)
+        if watcher is None:
+            return []
+        return [Hangup(watcher.number, TRY_AGAIN_LATER), *self._leave(watcher, now)]
 
     def expire(self, otc: str, now: float) -> list[Effect]:
         """A code that waits may not wait any longer."""
@@ -202,6 +228,7 @@ class Hub:
         if connection is None:
             return []
         self._silent.stop(connection)
+        self._elsewhere.stop(connection)
         if not connection.is_guest:
             self._places.leave(connection.client)
         return self._leave(connection, now)
@@ -222,6 +249,9 @@ class Hub:
             if isinstance(connection.role, Fresh | Announcing):
                 self._leave(connection, now)
                 effects.append(Hangup(connection.number, POLICY_VIOLATION))
+        for connection in self._elsewhere.due(now):
+            if isinstance(connection.role, Elsewhere):
+                effects += finish(connection, wire.RelayErrorFrame(ErrorCode.OTC_EXPIRED))
         effects += self._codes.tick(now)
         self._announcements.tick(now)
         return effects

@@ -5,7 +5,7 @@ Nothing here reads a clock: `now` is a number of seconds that never runs backwar
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
@@ -14,6 +14,8 @@ K = TypeVar("K", bound=Hashable)
 WAIT_SECONDS: Final = 60.0  # a code waits for its controller
 IDLE_SECONDS: Final = 120.0  # a person may be typing digits
 LIFE_SECONDS: Final = 300.0  # a ceremony has five minutes in all
+# Of a session at another relay, which ends it in time; unless nothing is heard of that any more.
+ELSEWHERE_SECONDS: Final = LIFE_SECONDS + 10
 MAX_SESSION_BYTES: Final = 5 * 1024 * 1024
 
 FAILED_ATTEMPTS: Final = 5  # per address, and per code
@@ -96,6 +98,9 @@ class Timers(Generic[K]):
 
     def __len__(self) -> int:
         return len(self._ends)
+
+    def __iter__(self) -> Iterator[K]:
+        return iter(self._ends)
 
     def start(self, key: K, now: float) -> None:
         """Let `key` run from now on, from the beginning if it ran already."""

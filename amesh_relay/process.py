@@ -88,21 +88,23 @@ class Process:
         loop = asyncio.get_running_loop()
         _allow_files(self._relay.max_sockets + OTHER_FILES)
         self._on_signals(loop)
-        servers = [await self._listen(loop, listener) for listener in self._listeners]
+        entrances = self._entrances()
+        servers = [] if entrances else [await self._listen(loop, one) for one in self._listeners]
         if self._inspection is not None:
             servers.append(await self._inspection.listen(loop))
         try:
             # A task group, so that a defect in the ticking ends the process instead of leaving
             # a relay behind in which no code ever expires.
             async with asyncio.TaskGroup() as tasks:
-                ticking = tasks.create_task(self._tick())
-                sharing = tasks.create_task(self._relay.keep_in_touch())
+                work = [self._tick(), self._relay.keep_in_touch()]
+                work += [entrance.accept() for entrance in entrances]
+                running = [tasks.create_task(one) for one in work]
                 self._say_where()
                 await self._stop.wait()
                 sockets.notify(self._environ, "STOPPING=1")
                 await self._drain()
-                ticking.cancel()
-                sharing.cancel()
+                for task in running:
+                    task.cancel()
         finally:
             for server in servers:
                 server.close()
@@ -114,15 +116,14 @@ class Process:
         listen = (
             loop.create_unix_server if listener.family == socket.AF_UNIX else loop.create_server
         )
-        return await listen(self._accepted, sock=listener, backlog=sockets.BACKLOG)
+        return await listen(self._relay.connection, sock=listener, backlog=sockets.BACKLOG)
 
-    def _accepted(self) -> asyncio.BufferedProtocol:
-        """What reads from a socket that was accepted."""
-        connection = self._relay.connection()
+    def _entrances(self) -> list[Entrance]:
+        """For sockets of which more is wanted before they are connections; mostly none."""
         if self._certificate is None and not self._config.proxy_protocol:
-            return connection
-        context = self._certificate.context if self._certificate else None
-        return Entrance(connection, context, self._relay.introduces)
+            return []
+        tls = self._certificate.context if self._certificate else None
+        return [Entrance(listener, self._relay, tls) for listener in self._listeners]
 
     async def _tick(self) -> None:
         looked = time.monotonic()

@@ -22,11 +22,12 @@ from amesh_core.wire import relay as wire
 from amesh_core.wire.relay import ErrorCode
 from amesh_relay import web
 from amesh_relay.addresses import Address, client_address, client_of
-from amesh_relay.cluster import Cluster, Leg
+from amesh_relay.cluster import Cluster
 from amesh_relay.config import Config
 from amesh_relay.connection import READ_BUFFER_BYTES, Connection
 from amesh_relay.counts import Counts
 from amesh_relay.doors import Doors
+from amesh_relay.guests import Leg
 from amesh_relay.hub import Hub
 from amesh_relay.limits import Limits
 from amesh_relay.logs import DayNumbers
@@ -170,6 +171,8 @@ class Relay:
             for connection in list(self._inside):
                 connection.abort()
             await asyncio.sleep(0)  # asyncio tells of a cut socket in its next turn
+        if self._burned is not None:
+            self._burned.close()
 
     def inspected(self, request: Request) -> Response:
         """What operators ask: is it up, does it take devices, what has it done."""
@@ -250,6 +253,8 @@ class Relay:
             effects = self.hub.receive(number, frame, self.now())
         for touched in self.perform(effects):
             connection.hold_back_for(touched)
+        if self._cluster is not None:
+            self._cluster.slow_down(connection)
 
     def stalled(self, connection: Connection, is_stalled: bool) -> None:
         """It does not read, or it does again."""

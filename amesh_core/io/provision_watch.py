@@ -13,7 +13,7 @@ import contextlib
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -61,7 +61,10 @@ class Watcher(Protocol):
         """The relay refuses this token (an identifier, perhaps a lie); it is asked again."""
 
     def recorded(self, minted: Minted, device: Device, announced: Announced) -> None:
-        """A target is on the list now, or was confirmed again."""
+        """A target is on the list now."""
+
+    def answered_again(self, minted: Minted, device: Device) -> None:
+        """The recorded target announced itself once more: the first answer did not reach it."""
 
     def used_twice(self, minted: Minted, announced: Announced) -> None:
         """A second device has the token."""
@@ -95,8 +98,9 @@ async def watch(
 ) -> None:
     """Record the target of each token; ends when all are settled.
 
-    Tokens that led to an entry already are watched too, as long as there is another one to
-    wait for: their second use is reported.
+    Tokens that led to an entry already are watched too: their second use is reported, and a
+    target that our answer did not reach gets it again. With no other token to wait for, this
+    goes on until they expire.
 
     Raises:
         AllowListBroken, HomeError, KeyStoreError, TokenRecordsBroken: nothing can be
@@ -108,10 +112,13 @@ async def watch(
         by_relay.setdefault(minted.relay, {})[minted.jti] = minted
     pace = _Pace(poll_seconds, first_retry_seconds)
     posts = [_Post(home, url, waiting, watcher, clock, pace) for url, waiting in by_relay.items()]
+    collects = any(post.collects for post in posts)
     try:
         async with asyncio.TaskGroup() as group:
-            for post in posts:
-                group.create_task(post.run())
+            tasks = {group.create_task(post.run()): post for post in posts}
+            await asyncio.gather(*(t for t, post in tasks.items() if post.collects is collects))
+            for task in tasks:
+                task.cancel()  # where a relay has used tokens only
     except ExceptionGroup as errors:
         # What ended one post ended them all, and is one sentence for a person.
         raise errors.exceptions[0] from None
@@ -132,8 +139,8 @@ class _Questions:
     closed: set[str] = field(default_factory=set)
     news: bool = False
 
-    def look(self, jtis: set[str]) -> None:
-        """Begin anew with all that have no answer, or a refusal.
+    def look(self, jtis: Sequence[str]) -> None:
+        """Begin anew with all that have no answer, or a refusal, in this order.
 
         Raises:
             RelayLost: there was time enough for an answer.
@@ -141,7 +148,7 @@ class _Questions:
         now = time.monotonic()
         if any(now - since > ANSWER_SECONDS for since in self._asked.values()):
             raise RelayLost(f"the relay did not answer in {ANSWER_SECONDS:.0f} s")
-        self._open = deque(sorted(jtis - self.closed - self._asked.keys()))
+        self._open = deque(j for j in jtis if j not in self.closed and j not in self._asked)
 
     async def ask(self, line: Line) -> None:
         """Send what may be sent: a relay that waits for us to read must not wait for ever."""
@@ -163,8 +170,9 @@ class _Questions:
 class _Post:
     """The watch at one relay.
 
-    `_waiting` are the tokens whose device is not on the list yet. `_alive` are all that a
-    device may still announce itself with: who uses one a second time is to be seen.
+    `_alive` are all tokens that a device may still announce itself with: who uses one a second
+    time is to be seen. `_recorded` are those whose device is on the list, `_waiting` those that
+    keep us here: the others, or all when `collects` says that there are no others.
     """
 
     _home: Home
@@ -174,12 +182,16 @@ class _Post:
     _clock: Callable[[], float]
     _pace: _Pace
     _alive: set[str] = field(init=False)
+    _recorded: set[str] = field(init=False)
     _waiting: set[str] = field(init=False)
+    collects: bool = field(init=False)
     _told: set[tuple[str, str]] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self._alive = set(self._minted)
-        self._waiting = {jti for jti in self._minted if self._minted[jti].recorded_at is None}
+        self._recorded = {jti for jti in self._minted if self._minted[jti].recorded_at is not None}
+        self._waiting = self._alive - self._recorded or set(self._alive)
+        self.collects = not self._waiting <= self._recorded
 
     async def run(self) -> None:
         """Connect, and connect again, until nothing is waited for."""
@@ -205,7 +217,9 @@ class _Post:
             minted = on_disk.get(jti)
             if minted is None or minted.cancelled_at is not None or minted.is_expired(now):
                 self._alive.discard(jti)
-            if jti in self._waiting and (minted is None or not minted.is_outstanding(now)):
+            if not self.collects:
+                self._waiting &= self._alive
+            elif jti in self._waiting and (minted is None or not minted.is_outstanding(now)):
                 self._waiting.discard(jti)
                 self._watcher.settled(minted or self._minted[jti])
         return bool(self._waiting)
@@ -222,7 +236,9 @@ class _Post:
             if time.monotonic() >= look_at:
                 if not self._look_around():
                     break
-                questions.look(self._alive)
+                # The used ones last: a relay lets us watch so many and no more.
+                used = self._alive - self._waiting
+                questions.look([*sorted(self._waiting), *sorted(used)])
                 look_at = time.monotonic() + min(self._pace.poll_seconds, self._seconds_left())
             await questions.ask(line)
             try:
@@ -240,10 +256,11 @@ class _Post:
                 questions.closed.add(jti)
                 questions.news |= jti in self._waiting
             case wire.BootstrapReject(jti, reason) if questions.answered(jti):
-                if jti not in self._waiting:
-                    questions.closed.add(jti)  # its relay knows, as it should, that it is used
                 # Asked again at the next look: our own last connection may still hold the
                 # place, and no relay's word ends the wait.
+                if jti not in self._waiting:
+                    if reason != wire.Rejection.ALREADY_WATCHED:
+                        questions.closed.add(jti)  # it is full, or hands on no second use
                 elif (jti, reason) not in self._told:
                     self._told.add((jti, reason))
                     self._watcher.held_up(self._minted[jti], reason)
@@ -282,8 +299,12 @@ class _Post:
             with contextlib.suppress(RelayError):
                 await self._reject(line, frame.jti, error)
             raise
-        self._waiting.discard(frame.jti)
-        self._watcher.recorded(minted, device, announced)
+        if frame.jti in self._recorded:
+            self._watcher.answered_again(minted, device)
+        else:
+            self._recorded.add(frame.jti)
+            self._waiting.discard(frame.jti)
+            self._watcher.recorded(minted, device, announced)
         key = self._home.key()
         signature = acknowledge(key, announced.public_key, announced.jti)
         await line.send(wire.BootstrapAck(announced.jti, b64(key.public), b64(signature)))

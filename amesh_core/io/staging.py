@@ -1,4 +1,6 @@
-"""A new identity is made aside and takes its place whole, or not at all.
+"""Several files are made aside and take their places together, or not at all.
+
+A new identity does so, a key under another passphrase, and a new key of the same device.
 
     .new-xxxx/    being made; a kill here leaves the directory as it was
        | renamed: the one instant at which the new identity begins to count

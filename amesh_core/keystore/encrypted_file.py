@@ -116,8 +116,7 @@ class EncryptedFileStore:
 
     def delete(self, alias: str) -> None:
         """Delete the key's files; they may be gone already."""
-        disk.remove(self._path(alias))
-        disk.remove(self._path(alias, "newest"))
+        disk.destroy(self._path(alias), self._path(alias, "newest"))
 
     def newest(self, key: DeviceKey, alias: str) -> str | None:
         """The newest allow list, as the file beside the key remembers it.

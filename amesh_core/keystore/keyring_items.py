@@ -104,7 +104,10 @@ class Items:
             KeyStoreError: it cannot be asked.
         """
         with self._in_words("be read"):
-            return self._ring().get_password(SERVICE, account)
+            try:
+                return self._ring().get_password(SERVICE, account)
+            except UnicodeDecodeError:
+                return ""  # bytes of another program; who parses it says that it is none of ours
 
     def write(self, account: str, text: str) -> None:
         """Keep a text; one of the same account goes first.

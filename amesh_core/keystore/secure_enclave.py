@@ -102,7 +102,7 @@ class SecureEnclaveStore:
 
     def delete(self, alias: str) -> None:
         """Delete the wrapped key and its secret; a copy of both still works on this Mac."""
-        disk.remove(self._path(alias))
+        disk.destroy(self._path(alias))
         delete_items(self._items, alias)
 
     def newest(self, key: DeviceKey, alias: str) -> str | None:

@@ -60,7 +60,10 @@ _PEM: Final = re.compile(rf"{_BEGIN}\n((?:[A-Za-z0-9+/=]{{1,64}}\n)+){_END}\n?")
 _LINE: Final = 64
 
 _PARTS_DOMAIN: Final = b"amesh-tpm2-parts/1\0"
-_NAME_BYTES: Final = 34
+# A name is two bytes of algorithm and a hash. The parent was not always made by us: with
+# SHA-256, SHA-384 or SHA-512.
+_NAME_BYTES: Final = (34, 50, 66)
+_NV_INDICES: Final = range(0x0100_0000, 0x0200_0000)  # TPM_HT_NV_INDEX, Part 2, 7.2
 _SIGNATURE_BYTES: Final = 64
 
 
@@ -103,11 +106,12 @@ class LoadableKey:
                 raise Malformed("not the fields of a loadable key")
             values.append(value)
         key = cls(int.from_bytes(values[0], "big"), values[1], values[2])
+        # First, as a number of any length is not what `_der` can write.
+        if key.parent not in (OWNER, STORAGE_ROOT_KEY):
+            raise Malformed("a parent that amesh does not use")
         # One spelling for each value: spare bytes in lengths and numbers end here.
         if key._der() != der:
             raise Malformed("a loadable key that is not DER")
-        if key.parent not in (OWNER, STORAGE_ROOT_KEY):
-            raise Malformed("a parent that amesh does not use")
         return key
 
     def encode(self) -> bytes:
@@ -184,10 +188,14 @@ class PartsFile:
         sealing.check_sealing()
         file = cls(
             sealing=sealing,
-            parent_name=unb64(fields.text("parentName"), length=_NAME_BYTES),
+            parent_name=unb64(fields.text("parentName")),
             nv_index=fields.positive("nvIndex", 1) if "nvIndex" in fields else None,
             signature=unb64(fields.text("signature"), length=_SIGNATURE_BYTES),
         )
+        if len(file.parent_name) not in _NAME_BYTES:
+            raise Malformed("parentName is no name of a key")
+        if file.nv_index is not None and file.nv_index not in _NV_INDICES:
+            raise Malformed("nvIndex is no place in a TPM")
         if fields.rest():
             raise Malformed("a key that no signature covers")
         return file

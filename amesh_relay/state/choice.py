@@ -25,6 +25,8 @@ def check(text: str) -> None:
     if text != MEMORY and not text.startswith((_SQLITE, *_REDIS)):
         # Not repeated: it may be a URL with a password and a mistyped scheme.
         raise UsageError("--state is memory, sqlite:FILE or redis://HOST[:PORT][/DATABASE]")
+    if text == _SQLITE:
+        raise UsageError("--state sqlite: needs the name of a file")
 
 
 def burned_file(text: str) -> BurnedFile | None:

@@ -55,9 +55,7 @@ ROOMY_BYTES: Final = CROWDED_BYTES // 2
 # At once; the answers of a thousand scripts take some 20 ms.
 MAX_BATCH: Final = 1000
 _BEAT: Final = "."
-_VERDICTS: Final[dict[str, Verdict]] = {
-    str(why): Denied(why) for why in (*ErrorCode, *Rejection)
-}
+_VERDICTS: Final[dict[str, Verdict]] = {str(why): Denied(why) for why in (*ErrorCode, *Rejection)}
 
 
 class _OutOfTouch(Exception):
@@ -116,6 +114,7 @@ class RedisState:
         self._to_write = asyncio.Event()
         self._heard = 0.0  # when our own last letter came back
         self._trouble = ""  # that was told of last
+        self._refused: set[str] = set()  # what it would not do, as was told
         self._looked_for_disk = False
 
     @property
@@ -142,11 +141,15 @@ class RedisState:
                 await client.aclose()
 
     async def _in_touch(self, mailbox: Mailbox) -> None:
-        async with self._subscriber.pubsub(ignore_subscribe_messages=True) as letters:
+        for client in (self._subscriber, self._redis):
+            # What was cut short may have left half an answer on its connection.
+            await client.connection_pool.disconnect()
+        async with self._subscriber.pubsub() as letters:
             async with asyncio.timeout(ANSWER_SECONDS):
                 await self._begin(letters)
             self.is_available = True
             self._trouble = ""
+            self._refused.clear()
             log.info("the shared state is there")
             mailbox.found()
             async with asyncio.TaskGroup() as tasks:
@@ -157,6 +160,8 @@ class RedisState:
     async def _begin(self, letters: PubSub) -> None:
         old, self.node = self.node, secrets.token_hex(8)
         await letters.subscribe(f"{PREFIX}to:{self.node}")
+        while await letters.get_message(timeout=ANSWER_SECONDS) is None:
+            pass  # not subscribed yet
         if old:
             await self._redis.delete(f"{PREFIX}node:{old}")
         await self._load_scripts()
@@ -203,14 +208,16 @@ class RedisState:
             log.warning("the shared state cannot be reached, trying on: %s", trouble)
 
     async def _read(self, letters: PubSub, mailbox: Mailbox) -> None:
+        loop = asyncio.get_running_loop()
         while True:
             message = await letters.get_message(timeout=None)
-            if message is None:
+            if message is None or message["type"] != "message":
                 continue
             if message["data"] == _BEAT:
-                self._heard = asyncio.get_running_loop().time()
+                self._heard = loop.time()
             elif (letter := _letter(message["data"])) is not None:
-                mailbox.take(letter)
+                # Soon and not here: a defect in that ends no more than a frame's would.
+                loop.call_soon(mailbox.take, letter)
 
     async def _write(self, mailbox: Mailbox) -> None:
         while True:
@@ -241,8 +248,9 @@ class RedisState:
             for place, answer in zip(unknown, again, strict=True):
                 answers[place] = answer
         for order, answer in zip(batch, answers, strict=True):
-            if isinstance(answer, ResponseError):
-                # It is full, or not ours to write to.
+            if isinstance(answer, ResponseError) and order.name not in self._refused:
+                # It is full, or not ours to write to. Once: strangers can make us ask.
+                self._refused.add(order.name)
                 log.warning("the shared state refuses %s: %s", order.name, type(answer).__name__)
         return answers
 
@@ -265,11 +273,10 @@ class RedisState:
             # Not `set`: a relay that was away for too long is dead, and its codes may be others'.
             pipeline.expire(f"{PREFIX}node:{self.node}", ALIVE_SECONDS)
             pipeline.publish(f"{PREFIX}to:{self.node}", _BEAT)
-            pipeline.exists(f"{PREFIX}node:{self.node}")
             for node in others:
                 pipeline.exists(f"{PREFIX}node:{node}")
             async with asyncio.timeout(ANSWER_SECONDS):
-                _, _, is_alive, *are_alive = await pipeline.execute()
+                is_alive, _, *are_alive = await pipeline.execute()
             if not is_alive or loop.time() - self._heard > ALIVE_SECONDS:
                 raise _OutOfTouch
             for node, is_there in zip(others, are_alive, strict=True):
@@ -328,13 +335,14 @@ def _client(url: str, answer_seconds: float | None) -> Redis:
     client: Redis = Redis.from_url(
         url,
         decode_responses=True,
+        encoding_errors="replace",  # whatever somebody else writes is no reason to stop
         socket_timeout=answer_seconds,
         socket_connect_timeout=ANSWER_SECONDS,
-        socket_keepalive=True,
         retry=Retry(NoBackoff(), 0),
     )
     # What the URL has after its question mark is looked at only here.
-    client.connection_pool.make_connection()
+    pool: Any = client.connection_pool
+    pool.make_connection()
     return client
 
 

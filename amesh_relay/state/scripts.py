@@ -142,7 +142,6 @@ end
 local jti, node = ARGV[1], ARGV[2]
 local watcher = redis.call('GET', prefix .. 'watch:' .. jti)
 if watcher and watcher ~= node and alive(watcher) then return 'already_watched' end
-if burned(jti) then return 'token_already_used' end
 redis.call('SET', prefix .. 'watch:' .. jti, node, 'EX', BURNED)
 return '@' .. node
 """,
@@ -152,9 +151,10 @@ return '@' .. node
 local jti = ARGV[1]
 local inits = prefix .. 'inits:' .. jti
 if exhausted(inits, INITS, INIT_WINDOW) then return 'relay_overloaded' end
-if burned(jti) then return 'token_already_used' end
 local watcher = redis.call('GET', prefix .. 'watch:' .. jti)
-if not (watcher and alive(watcher)) then return 'no_watcher' end
+if not (watcher and alive(watcher)) then
+  return burned(jti) and 'token_already_used' or 'no_watcher'
+end
 -- Only what somebody is told of counts: strangers can name any number of tokens.
 add(inits, INITS, INIT_WINDOW)
 return '@' .. watcher

@@ -47,7 +47,7 @@ def test_a_relay_that_comes_and_goes_is_said_once_each_time(
     ("reason", "word"),
     [
         ("already_watched", "another connection waits"),
-        ("token_already_used", "not so by what is recorded here"),
+        ("token_already_used", "takes it for used"),
         ("relay_overloaded", "full"),
         ("pay_me_or_else", "the relay refuses it"),
     ],

@@ -251,9 +251,11 @@ def test_a_fleet(directory: Path) -> None:
     assert len({accept(text, time.time()).claims.jti for text in tokens}) == 3
 
 
-def test_two_machines_with_one_token(directory: Path) -> None:
-    """The second is refused and told so; its controller hears of it even from a new relay."""
-    with relay_process() as relay:
+@pytest.mark.parametrize("state", ["memory", "sqlite"])
+def test_two_machines_with_one_token(directory: Path, tmp_path: Path, state: str) -> None:
+    """The second is refused by the controller, and shown there; also by way of a new relay."""
+    options = ("--state", "memory" if state == "memory" else f"sqlite:{tmp_path / 'state'}")
+    with relay_process(*options) as relay:
         text = given_out(directory, relay=relay.url)
         given_out(directory, "another", relay.url)
         first, second = TokenHolder(text, name="first"), TokenHolder(text, name="second")
@@ -261,20 +263,58 @@ def test_two_machines_with_one_token(directory: Path) -> None:
             assert json.loads(line(process))["event"] == "watching"
             first.check(first.announce(relay.url))
             assert json.loads(line(process))["deviceId"] == first.device_id
-            used = wire.BootstrapReject(first.jti, "token_already_used")
-            assert second.announce(relay.url) == used
+            assert_answers(process, relay, first, second)
             relay.process.terminate()
             assert relay.wait() == 0
             assert json.loads(line(process))["event"] == "relay_trouble"
-            # It forgot with its restart which tokens were used.
-            with relay_process("--port", str(relay.port)) as again:
+            with relay_process("--port", str(relay.port), *options) as again:
                 while (event := json.loads(line(process)))["event"] == "relay_trouble":
                     pass
                 assert event["event"] == "watching"
-                assert second.announce(again.url) == used
-                event = json.loads(line(process))
-                assert (event["event"], event["deviceId"]) == ("used_twice", second.device_id)
+                assert_answers(process, again, first, second)
     assert listed(directory) == {first.device_id: "target"}
+
+
+def assert_answers(
+    process: subprocess.Popen[str], relay: RelayProcess, first: TokenHolder, second: TokenHolder
+) -> None:
+    """The second device is refused and reported; the first is acknowledged as often as it asks."""
+    used = wire.BootstrapReject(first.jti, "token_already_used")
+    for holder, told in ((second, "used_twice"), (first, "answered_again")):
+        answer = holder.announce(relay.url)
+        if holder is first:
+            holder.check(answer)
+        else:
+            assert answer == used
+        event = json.loads(line(process))
+        assert (event["event"], event["deviceId"]) == (told, holder.device_id)
+
+
+def test_a_controller_that_was_started_again(directory: Path, relay: RelayProcess) -> None:
+    """Nothing is waited for: a person still sees a second use, and a lost answer is repeated."""
+    text = given_out(directory, relay=relay.url)
+    first, second = TokenHolder(text), TokenHolder(text)
+    with piped(directory, "provision", "--watch", "--json") as process:
+        assert json.loads(line(process))["event"] == "watching"
+        first.check(first.announce(relay.url))  # this answer is lost, say
+        assert process.wait(PATIENCE_SECONDS) == 0
+    person = AtTerminal(directory, "provision", "--watch")
+    person.sees('Used, and still good until .* UTC: "prod-server"')
+    person.sees('Watching the used tokens for "prod-server"')
+    for _ in range(2):
+        first.check(first.announce(relay.url))
+        used = wire.BootstrapReject(first.jti, "token_already_used")
+        assert second.announce(relay.url) == used
+    person.sees(f"{first.device_id}\\) announced itself again, and was answered")
+    person.sees(f"used twice: {second.device_id}")
+    person.presses_ctrl_c()
+    assert person.ends() == 130
+    assert person.seen.count("announced itself again") == 1
+    assert person.seen.count("used twice") == 1
+    assert "The tokens stay good" not in person.seen
+    assert listed(directory) == {first.device_id: "target"}
+    # A script has nothing to wait for.
+    assert amesh(directory, "provision", "--watch", "--json").out == ""
 
 
 # --- files ------------------------------------------------------------------------------

@@ -130,6 +130,23 @@ def test_a_file_is_no_directory(directory: Path) -> None:
         create(directory)
 
 
+@pytest.mark.parametrize("name", ["AUTH_MESH_DIR", "AMESH_PASSPHRASE_FILE"])
+def test_the_home_directory_of_nobody(name: str) -> None:
+    with pytest.raises(UsageError, match="~no-such-user/x"):
+        Settings.from_env({name: "~no-such-user/x"})
+
+
+def test_a_user_without_a_home_directory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container that runs under any number."""
+
+    def unknown(_: Path) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "expanduser", unknown)
+    with pytest.raises(UsageError, match="AUTH_MESH_DIR"):
+        Settings.from_env({})
+
+
 def test_a_symbolic_link_to_the_directory(home: Home, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(home.directory)
     linked = Home.open(at(tmp_path / "link"))

@@ -393,6 +393,21 @@ def test_an_item_that_is_none_of_ours(in_memory: KeyStore, mac: MacKeychain, tex
         in_memory.load(device_id(key.public), key.public)
 
 
+def test_an_item_that_is_no_text(store: KeyStore, service: SecretService) -> None:
+    """As another program may keep under any name: found out, and deleted like any other."""
+    key, alias = marked(store, 5)
+    for account in (alias, keyring_mark.accounts(alias)[0]):
+        service.put(account, b"\xff\xfe\0")
+    with pytest.raises(KeyFileDamaged, match="is no key"):
+        store.load(alias, key.public)
+    with pytest.raises(AllowListMarkBroken, match="is no mark"):
+        store.newest(key, alias)
+    store.remember(key, alias, instant(6))
+    assert store.newest(key, alias) == instant(6)
+    store.delete(alias)
+    assert service.secrets() == {}
+
+
 @pytest.mark.parametrize("text", ["\ud800", '{"version":"\ud800"}'])
 def test_an_item_that_is_no_unicode(text: str) -> None:
     with pytest.raises(Malformed):

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import pytest
 
-from amesh_core import crypto, keystore
+from amesh_core import crypto, disk, keystore
 from amesh_core.errors import (
     AllowListMarkBroken,
     BackendUnavailable,
@@ -292,6 +292,19 @@ def test_no_memory_for_argon2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         store.load(device_id(key.public), key.public)
     with pytest.raises(Malformed):
         crypto.argon2id(b"", bytes(16), t=1, m=8, p=1)
+
+
+def test_a_deleted_key_is_gone_from_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = EncryptedFileStore(tmp_path, PASSPHRASE.encode, CHEAP)
+    alias = device_id(store.create().public)
+    synced: list[tuple[Path, list[Path]]] = []
+    monkeypatch.setattr(
+        disk, "sync_directory", lambda path: synced.append((path, list(path.iterdir())))
+    )
+    store.delete(alias)
+    assert synced == [(tmp_path / "keys", [])]
 
 
 def test_no_error_repeats_the_passphrase(tmp_path: Path) -> None:

@@ -118,6 +118,104 @@ def test_used_tokens_are_watched_without_a_word(home: Home) -> None:
     run(main())
 
 
+def test_used_tokens_alone_are_watched_until_they_expire(home: Home) -> None:
+    async def main() -> None:
+        async with relay_in_process() as url:
+            text = given_out(home, url)
+            holder, thief = TokenHolder(text), TokenHolder(text)
+            async with waiting(home) as controller:
+                await controller.told.hears("watching")
+                await announce(url, holder.init())
+                await controller.ends()
+            clock = Clock()
+            async with waiting(home, clock=clock) as controller:
+                await controller.told.hears("watching")
+                answers = await announce(url, holder.init(), thief.init(), holder.init())
+                assert is_acked(holder, answers[0])
+                assert answers[1] == wire.BootstrapReject(holder.jti, "token_already_used")
+                assert is_acked(holder, answers[2])
+                clock.now = NOW + 3600
+                await controller.ends()
+                again = f"answered again {holder.device_id}"
+                assert controller.told.events == ["watching", again, "used twice", again]
+        assert listed(home) == {holder.device_id: "prod-server"}
+
+    run(main())
+
+
+def test_used_tokens_of_another_relay_are_watched_as_long_as_any_is_waited_for(
+    home: Home,
+) -> None:
+    async def main() -> None:
+        async with AsyncExitStack() as on:
+            urls = [await on.enter_async_context(relay_in_process()) for _ in range(2)]
+            used, other = (TokenHolder(given_out(home, url)) for url in urls)
+            with_used = provisioned.read(home)[:1]
+            async with waiting(home, tokens=with_used) as controller:
+                await controller.told.hears("watching")
+                await announce(urls[0], used.init())
+                await controller.ends()
+            async with waiting(home) as controller:
+                await controller.told.hears("watching", 2)
+                (answer,) = await announce(urls[0], used.init())
+                assert is_acked(used, answer)
+                (answer,) = await announce(urls[1], other.init())
+                assert is_acked(other, answer)
+                await controller.ends()
+
+    run(main())
+
+
+def test_used_tokens_take_no_place_from_those_that_are_waited_for(home: Home) -> None:
+    """A relay lets one connection watch so many tokens."""
+
+    async def main() -> None:
+        script = HostileRelay()
+        async with scripted(script.run) as url:
+            holders = [TokenHolder(given_out(home, url)) for _ in range(6)]
+            tokens = provisioned.read(home)
+            used = [replace(minted, recorded_at=minted.minted_at) for minted in tokens[:5]]
+            async with waiting(home, tokens=[*used, tokens[5]]) as controller:
+                await controller.told.hears("watching")
+        assert script.asked[0] == holders[5].jti
+        assert len(script.asked) == 6
+
+    run(main())
+
+
+def test_a_used_token_whose_place_is_still_taken_is_asked_for_again(home: Home) -> None:
+    """By our own last connection, perhaps. Whatever else the relay says ends the questions."""
+
+    async def main() -> None:
+        questions: list[str] = []
+        reasons = {1: "already_watched", 2: "already_watched", 3: "relay_overloaded"}
+        used, other = (TokenHolder(given_out(home, "ws://127.0.0.1:1/ws")) for _ in range(2))
+        done = asyncio.Event()
+
+        async def script(device: AtRelay) -> None:
+            while True:
+                frame = await device.hear()
+                assert isinstance(frame, wire.BootstrapWatch)
+                questions.append(frame.jti)
+                if frame.jti == other.jti:  # waited for, so always asked for
+                    await device.say(wire.BootstrapReject(other.jti, "relay_overloaded"))
+                    if questions.count(other.jti) == 8:
+                        done.set()
+                else:
+                    reason = reasons[questions.count(used.jti)]
+                    await device.say(wire.BootstrapReject(used.jti, reason))
+
+        async with scripted(script) as url:
+            first, second = (replace(minted, relay=url) for minted in provisioned.read(home))
+            first = replace(first, recorded_at=first.minted_at)
+            async with waiting(home, tokens=[first, second]) as controller:
+                await done.wait()
+                assert controller.told.events == ["held up: relay_overloaded"]
+        assert questions.count(used.jti) == 3
+
+    run(main())
+
+
 def test_a_relay_that_goes_with_the_announcement(home: Home) -> None:
     """The device is recorded, though the ack may not have left."""
 

@@ -130,13 +130,15 @@ def test_a_new_key_in_the_place_of_ours_is_found_out(store: KeyStore, mac: FakeS
 
 
 def test_deleting_takes_the_file_and_the_secret(
-    store: KeyStore, keychain: MacKeychain, tmp_path: Path
+    store: KeyStore, keychain: MacKeychain, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     alias = device_id(store.create().public)
     assert alias in keychain.accounts()
+    synced: list[list[Path]] = []
+    monkeypatch.setattr(disk, "sync_directory", lambda path: synced.append(list(path.iterdir())))
     store.delete(alias)
     assert keychain.accounts() == set()
-    assert list((tmp_path / "keys").iterdir()) == []
+    assert synced == [[]]  # gone, down to the disk
 
 
 # --- what is in the way -----------------------------------------------------------------

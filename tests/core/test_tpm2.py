@@ -36,6 +36,7 @@ from amesh_core.errors import (
 from amesh_core.identity import DeviceKey, device_id
 from amesh_core.keystore import KeyStore, Means, open_store, tpm2
 from amesh_core.keystore.tpm2.codes import Refused
+from amesh_core.keystore.tpm2.connection import Connection
 from amesh_core.wire.encoding import instant
 from amesh_core.wire.tss2 import STORAGE_ROOT_KEY, LoadableKey, PartsFile
 from tests.core.test_keystore import KeyStoreContract
@@ -196,6 +197,42 @@ def test_what_is_no_storage_key_is_no_parent(device: Device, tools: Tools) -> No
     check(device.load(key))
 
 
+@pytest.mark.parametrize("kind", ["rsa2048:aes128cfb", "sha384 ecc384:aes256cfb"])
+def test_a_storage_root_key_of_another_kind(device: Device, tools: Tools, kind: str) -> None:
+    """As firmware and other systems make it; its name may be longer than those we make."""
+    *hashed, algorithm = kind.split()
+    with_hash = ("-g", *hashed) if hashed else ()
+    tools("tpm2_createprimary", "-C", "o", *with_hash, "-G", algorithm, "-c", "root.ctx")
+    tools("tpm2_flushcontext", "-t")
+    tools("tpm2_evictcontrol", "-C", "o", "-c", "root.ctx", "0x81000001")
+    tools("tpm2_flushcontext", "-t")
+    key = device.create()
+    assert LoadableKey.parse(device.pem(key).read_bytes()).parent == STORAGE_ROOT_KEY
+    check(device.load(key))
+    device.remember(key, 5)
+    assert device.newest(key) == instant(5)
+
+
+def test_a_storage_root_key_under_a_policy_is_no_parent(device: Device, tools: Tools) -> None:
+    tools.storage_root_key(
+        "fixedtpm|fixedparent|sensitivedataorigin|adminwithpolicy|restricted|decrypt"
+    )
+    key = device.create()
+    assert LoadableKey.parse(device.pem(key).read_bytes()).parent == 0x40000001
+    check(device.load(key))
+
+
+def test_a_storage_root_key_with_a_password(device: Device, tools: Tools) -> None:
+    make = ("tpm2_createprimary", "-C", "o", "-G", "ecc256:aes128cfb", "-p", PASSWORD)
+    tools(*make, "-c", "root.ctx")
+    tools("tpm2_flushcontext", "-t")
+    tools("tpm2_evictcontrol", "-C", "o", "-c", "root.ctx", "0x81000001")
+    tools("tpm2_flushcontext", "-t")
+    with pytest.raises(TpmOwnerPassword, match="or that key itself has one"):
+        device.create()
+    assert tools.handles("transient") == tools.handles("nv-index") == []
+
+
 def test_a_create_that_fails_leaves_nothing(device: Device, tools: Tools) -> None:
     device.keys.write_text("in the way")
     with pytest.raises(HomeUnwritable):
@@ -218,6 +255,44 @@ def test_a_disk_that_fills_up_between_the_two_files(
         device.create()
     assert list(device.keys.iterdir()) == []
     assert tools.handles("nv-index") == []
+
+
+def test_the_error_that_came_first_is_told(
+    device: Device, tpm: SoftwareTpm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        tpm.kill()
+        raise HomeUnwritable("no space left on device")
+
+    monkeypatch.setattr(disk, "write_new", full)
+    with pytest.raises(HomeUnwritable, match="no space"):
+        device.create()
+
+
+def test_a_place_that_cannot_be_written_is_given_back(
+    device: Device, tools: Tools, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_session(*_: object) -> None:
+        raise Refused(0x903, "out of memory for session contexts")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Connection, "nv_write", no_session)
+        with pytest.raises(TpmOutOfMemory):
+            device.create()
+    assert tools.handles("nv-index") == []
+    assert not device.keys.exists()
+
+
+def test_a_deleted_key_is_gone_from_the_disk(
+    device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = device.create()
+    synced: list[tuple[Path, list[Path]]] = []
+    monkeypatch.setattr(
+        disk, "sync_directory", lambda path: synced.append((path, list(path.iterdir())))
+    )
+    device.delete(key)
+    assert synced == [(device.keys, [])]
 
 
 def test_delete_leaves_nothing(device: Device, tools: Tools) -> None:
@@ -486,6 +561,31 @@ def test_not_in_the_group(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
 def test_a_device_that_is_no_tpm(tmp_path: Path) -> None:
     assert "cannot be opened: Is a directory" in why_not(f"device:{tmp_path}")
     assert "does not answer" in why_not("device:/dev/null")
+
+
+def test_a_file_that_is_no_device_keeps_its_contents(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("precious")
+    assert why_not(f"device:{path}") == f"{path} is not a device"
+    assert path.read_text() == "precious"
+    os.mkfifo(tmp_path / "pipe")
+    assert "is not a device" in why_not(f"device:{tmp_path / 'pipe'}")
+
+
+@pytest.mark.parametrize("tcti", [None, "", "device", "device:"])
+def test_a_device_without_a_path_is_not_looked_for(tcti: str | None) -> None:
+    assert f"there is no {tpm2.DEVICE}" in why_not(tcti)
+
+
+@pytest.mark.parametrize("tcti", [":", ":conf", "swtpm:path=\udcff", "swtpm:path=\x1b[2J"])
+def test_a_setting_that_names_nothing(tcti: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a name, tpm2-tss tries devices and simulators."""
+    monkeypatch.setattr(
+        "amesh_core.keystore.tpm2.connection.import_module", lambda _: pytest.fail("asked")
+    )
+    reason = why_not(tcti)
+    assert "does not name a TPM" in reason
+    assert reason.isprintable()
 
 
 def test_a_missing_plug_in() -> None:

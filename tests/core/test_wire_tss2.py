@@ -264,6 +264,34 @@ def test_what_are_no_parts(old: bytes, new: bytes) -> None:
         PartsFile.parse(good.replace(old, new, 1))
 
 
+@pytest.mark.parametrize("size", [34, 50, 66])
+def test_a_parent_may_have_another_hash(size: int) -> None:
+    """Whoever made the storage root key persistent chose it."""
+    file = PartsFile(sealing(), b"\0\x0c".ljust(size, b"n"), None, bytes(64))
+    assert PartsFile.parse(file.encode()) == file
+    for wrong in (size - 1, size + 1, 0):
+        with pytest.raises(Malformed, match="parentName"):
+            PartsFile.parse(PartsFile(sealing(), bytes(wrong), None, bytes(64)).encode())
+
+
+@pytest.mark.parametrize("index", [1, 0x00FF_FFFF, 0x0200_0000, STORAGE_ROOT_KEY, 1 << 80])
+def test_what_is_no_place(index: int) -> None:
+    """Whoever deletes a key reads it before anybody checked the signature."""
+    for good in (0x0100_0000, 0x01FF_FFFF):
+        PartsFile.parse(PartsFile(sealing(), bytes(34), good, bytes(64)).encode())
+    with pytest.raises(Malformed, match="nvIndex"):
+        PartsFile.parse(PartsFile(sealing(), bytes(34), index, bytes(64)).encode())
+
+
+@pytest.mark.parametrize("size", [0, 5, 6, 9, 40])
+def test_a_parent_of_any_length(size: int) -> None:
+    number = bytes([2, size]) + b"\x01" * size
+    inside = der(signing())[3:].replace(PARENT_FIELD, number)
+    length = len(inside).to_bytes(2, "big")
+    with pytest.raises(Malformed):
+        LoadableKey.parse(armoured(b"\x30\x82" + length + inside))
+
+
 def test_a_signing_key_is_no_part() -> None:
     wrong = PartsFile(signing(), SIGNED.parent_name, None, SIGNED.signature)
     with pytest.raises(Malformed):

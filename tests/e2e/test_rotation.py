@@ -165,7 +165,7 @@ def test_into_a_tpm_and_out_of_it(tmp_path: Path) -> None:
         done = amesh(laptop.directory, "list", **env)
         assert done.status == 8
         assert "older than" in done.err
-        assert amesh(laptop.directory, "doctor", "--repair", "--yes", **env).status in (0, 12)
+        assert "counts again" in amesh(laptop.directory, "doctor", "--repair", "--yes", **env).err
         moves_to("encrypted-file")
         assert tpm.handles("nv-index") == []
     # Without the TPM, which has nothing of it any more.

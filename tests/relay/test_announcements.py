@@ -90,15 +90,60 @@ def test_a_second_watcher_is_refused_until_the_first_is_gone() -> None:
     ]
 
 
-def test_a_used_token_needs_no_watcher() -> None:
+def test_a_used_token_is_still_its_controllers_to_judge() -> None:
+    """The same device, whose answer was lost, or a second one: the relay cannot tell."""
+    house = House()
+    watcher, target = house.watching(), house.open()
+    house.say(target, INIT)
+    house.say(watcher, ACK)
+    assert house.say(target, INIT) == [Deliver(watcher, INIT)]
+    assert house.say(watcher, ACK) == [Deliver(target, ACKED)]
+    second = house.open()
+    assert house.say(second, INIT) == [Deliver(watcher, INIT)]
+    used = reject("token_already_used")
+    assert house.say(watcher, used) == [Deliver(second, used)]
+
+
+def test_a_used_token_that_nobody_watches() -> None:
     house = House()
     watcher = house.watching()
     house.say(house.open(), INIT)
     house.say(watcher, ACK)
     house.leave(watcher)
-    again = house.open()
-    assert house.say(again, wire.BootstrapWatch(JTI)) == [
-        Deliver(again, reject("token_already_used"))
+    target = house.open()
+    assert house.say(target, INIT) == [Deliver(target, reject("token_already_used"))]
+    assert house.say(target, INIT) == [Deliver(target, reject("token_already_used"))]
+
+
+def test_a_used_token_is_watched_again_by_one() -> None:
+    house = House()
+    first = house.watching()
+    house.say(house.open(), INIT)
+    house.say(first, ACK)
+    second = house.open()
+    assert house.say(second, wire.BootstrapWatch(JTI)) == [
+        Deliver(second, reject("already_watched"))
+    ]
+    house.leave(first)
+    assert house.say(second, wire.BootstrapWatch(JTI)) == [
+        Deliver(second, wire.BootstrapWatching(JTI))
+    ]
+    target = house.open()
+    assert house.say(target, INIT) == [Deliver(second, INIT)]
+    assert house.say(second, ACK) == [Deliver(target, ACKED)]
+
+
+def test_a_used_token_is_announced_ten_times_a_minute_too() -> None:
+    house = House()
+    watcher = house.watching()
+    house.say(house.open(), INIT)
+    house.say(watcher, ACK)
+    for _ in range(9):
+        assert house.say(house.open(), INIT) == [Deliver(watcher, INIT)]
+    late = house.open()
+    assert house.say(late, INIT) == [
+        Deliver(late, reject("relay_overloaded")),
+        Hangup(late, 1008),
     ]
 
 
@@ -215,11 +260,12 @@ def test_a_jti_is_used_up_for_25_hours() -> None:
     watcher = house.watching()
     house.say(house.open(), INIT)
     house.say(watcher, ACK)
+    house.leave(watcher)
     house.wait(25 * 3600 - 1)
     target = house.open()
     assert house.say(target, INIT) == [Deliver(target, reject("token_already_used"))]
     house.wait(1)
-    assert house.say(house.open(), INIT) == [Deliver(watcher, INIT)]
+    assert house.say(target, INIT) == [Deliver(target, reject("no_watcher"))]
 
 
 def test_a_socket_watches_so_many_tokens() -> None:

@@ -166,8 +166,19 @@ def test_a_token_is_announced_across_relays(two: tuple[RelayProcess, RelayProces
         assert hear(watcher) == init
         say(watcher, wire.BootstrapAck(JTI, "controller", "sig"))
         assert hear(target) == wire.BootstrapAcked(JTI, "controller", "sig")
+        # Used up, and its controller is asked all the same, from either relay.
+        for relay in two:
+            with device(relay) as late:
+                say(late, init)
+                assert hear(watcher) == init
+                say(watcher, wire.BootstrapReject(JTI, "not_yours"))
+                assert hear(late) == wire.BootstrapReject(JTI, "not_yours")
     until(lambda: used_up(two[1]))
     assert used_up(two[0])
+    with device(two[1]) as watcher, device(two[0]) as target:
+        assert ask(watcher, wire.BootstrapWatch(JTI)) == wire.BootstrapWatching(JTI)
+        say(target, init)
+        assert hear(watcher) == init
 
 
 def used_up(relay: RelayProcess) -> bool:

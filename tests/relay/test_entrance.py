@@ -85,25 +85,51 @@ def test_our_own_client_comes_in_by_tls(
         assert [line for line in relay.log().splitlines() if "stopping" not in line] == []
 
 
-def test_a_message_that_comes_with_the_end_of_the_handshake(certificate: Certificate) -> None:
-    """The request does: a client need not wait for anything after its own last flight."""
+class MemoryClient:
+    """TLS without a socket, so that a test decides what goes into one segment."""
+
+    def __init__(self, raw: socket.socket, trust: ssl.SSLContext) -> None:
+        self._raw = raw
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = trust.wrap_bio(self._incoming, self._outgoing, server_hostname="127.0.0.1")
+
+    def shake(self) -> None:
+        """The handshake, but for our last flight, which is not sent yet."""
+        while True:
+            try:
+                return self._tls.do_handshake()
+            except ssl.SSLWantReadError:
+                self._exchange()
+
+    def ask(self, request: bytes) -> bytes:
+        """Send what is left of the handshake and a request in one segment; the first answer."""
+        self._tls.write(request)
+        while True:
+            try:
+                return self._tls.read(65536)
+            except ssl.SSLWantReadError:
+                self._exchange()
+
+    def _exchange(self) -> None:
+        self._raw.sendall(self._outgoing.read())
+        answer = self._raw.recv(65536)
+        assert answer, "it hung up"
+        self._incoming.write(answer)
+
+
+@pytest.mark.parametrize("command", LOOPS.values(), ids=LOOPS)
+def test_nothing_is_lost_around_the_handshake(
+    certificate: Certificate, command: Sequence[str]
+) -> None:
+    """Neither what comes at once after the socket, nor what comes with the client's last flight."""
     trust = certificate.for_client()
-    with relay_process(*tls(certificate)) as relay:
-        for _ in range(50):
-            incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-            client = trust.wrap_bio(incoming, outgoing, server_hostname="127.0.0.1")
+    with relay_process(*tls(certificate), command=command) as relay:
+        for _ in range(100):
             with raw_connection(relay) as raw:
-                while True:
-                    try:
-                        client.do_handshake()
-                        break
-                    except ssl.SSLWantReadError:
-                        raw.sendall(outgoing.read())
-                        incoming.write(raw.recv(65536))
-                client.write(b"GET /health HTTP/1.1\r\n\r\n")
-                raw.sendall(outgoing.read())  # Finished and the request, in one segment
-                incoming.write(read_to_end(raw))
-                assert client.read(65536).startswith(b"HTTP/1.1 200 OK\r\n")
+                client = MemoryClient(raw, trust)
+                client.shake()
+                answer = client.ask(b"GET /health HTTP/1.1\r\n\r\n")
+                assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])

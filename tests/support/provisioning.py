@@ -72,6 +72,9 @@ class Told:
     def recorded(self, minted: Minted, device: Device, announced: Announced) -> None:
         self._tell(f"recorded {device.device_id}")
 
+    def answered_again(self, minted: Minted, device: Device) -> None:
+        self._tell(f"answered again {device.device_id}")
+
     def used_twice(self, minted: Minted, announced: Announced) -> None:
         self._tell("used twice")
 
@@ -165,6 +168,7 @@ class HostileRelay:
     heard: list[wire.DeviceFrame] = field(default_factory=list)  # but for the questions
     answers: int = 1_000_000
     connections: int = 0
+    asked: list[str] = field(default_factory=list)  # the jtis, in order
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def hears(self, *frames: wire.DeviceFrame) -> None:
@@ -184,6 +188,7 @@ class HostileRelay:
                 self.heard.append(heard)
                 self._changed.set()
             elif self.answers:
+                self.asked.append(heard.jti)
                 self.answers -= 1
                 await device.say(wire.BootstrapWatching(heard.jti), *frames)
                 frames = []

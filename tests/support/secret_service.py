@@ -118,6 +118,13 @@ class SecretService:
             items = collection.search_items({"service": "amesh"})
             return {item.get_attributes()["username"]: item.get_secret() for item in items}
 
+    def put(self, account: str, secret: bytes) -> None:
+        """Put bytes that are no text into the place of an item of amesh."""
+        with closing(secretstorage.dbus_init()) as connection:
+            collection = secretstorage.get_default_collection(connection)
+            (item,) = collection.search_items({"service": "amesh", "username": account})
+            item.set_secret(secret, "application/octet-stream")
+
     def kill_keyring(self) -> None:
         """SIGKILL."""
         self._kill("keyring")

@@ -15,6 +15,7 @@ from __future__ import annotations
 import grp
 import os
 import pwd
+import stat
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -34,8 +35,13 @@ _DEVICE_TCTI: Final = "device"
 
 def why_not(means: Means) -> str | None:
     """Why the TPM cannot be used; in order, so that the first reason is the one to mend."""
-    device = _device(_tcti(means))
-    here = chip(_tcti(means))
+    tcti = _tcti(means)
+    name, _, _ = tcti.partition(":")
+    # Without a name, tpm2-tss would try one simulator after the other; it takes UTF-8 only.
+    if not name or not tcti.isprintable():
+        return f"{tcti!r} does not name a TPM, as `device:{DEVICE}` does"
+    device = _device(tcti)
+    here = chip(tcti)
     # A bare /dev/tpm0 can be opened only once, and is ours then.
     if device is not None and not here.is_open and (reason := _why_not_device(device)):
         return reason
@@ -48,7 +54,10 @@ def open_store(directory: Path, means: Means) -> Tpm2Store:
 
 
 def _tcti(means: Means) -> str:
-    return means.tpm_tcti or f"{_DEVICE_TCTI}:{DEVICE}"
+    # A device without a path, too, would be looked for.
+    if means.tpm_tcti in (None, "", _DEVICE_TCTI, f"{_DEVICE_TCTI}:"):
+        return f"{_DEVICE_TCTI}:{DEVICE}"
+    return means.tpm_tcti
 
 
 def _device(tcti: str) -> Path | None:
@@ -59,7 +68,13 @@ def _device(tcti: str) -> Path | None:
 def _why_not_device(path: Path) -> str | None:
     # tpm2-tss has one code for all of this.
     try:
-        os.close(os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOCTTY))
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOCTTY)
+        try:
+            # Commands would be written over the contents of a file.
+            if not stat.S_ISCHR(os.fstat(descriptor).st_mode):
+                return f"{path} is not a device"
+        finally:
+            os.close(descriptor)
     except FileNotFoundError:
         return f"this machine has no TPM 2.0 that Linux knows of: there is no {path}"
     except PermissionError:

@@ -89,9 +89,14 @@ class Line:
             oldest = next(iter(self._loaded))
             self.connection.flush(self._loaded.pop(oldest))
         with self.connection.parent(keys.signing.parent) as parent:
+            if parent is None:
+                raise TpmChanged(
+                    "this TPM cannot use the key: it has no storage root key at 0x81000001 any"
+                    " more, as that was removed or the TPM cleared; or another TPM made the key"
+                )
             # A cleared TPM derives other parents; asked first, as what cannot be unwrapped
             # may also be a file that was changed.
-            if parent is None or parent.name != keys.parent_name:
+            if parent.name != keys.parent_name:
                 raise TpmChanged(
                     "this TPM cannot use the key: it was cleared since, or another one made it"
                 )

@@ -74,7 +74,7 @@ class Refused(Exception):
 
     @property
     def is_password(self) -> bool:
-        """Whether an empty password was the wrong one; only the owner's can be."""
+        """Whether an empty password was the wrong one: the owner's, or the storage root key's."""
         return self.code in (_AUTH_FAIL, _BAD_AUTH, *_NO_AUTH)
 
 
@@ -83,7 +83,7 @@ def explained(refused: Refused, tcti: str) -> KeyStoreError:
     if refused.is_password:
         return TpmOwnerPassword(
             "the owner hierarchy of the TPM has a password, so without a storage root key at"
-            " 0x81000001 no key can be used"
+            " 0x81000001 no key can be used; or that key itself has one"
         )
     if refused.code == _LOCKOUT:
         return TpmLockedOut("the TPM is locked, after too many wrong passwords")

@@ -30,9 +30,10 @@ from amesh_core.wire.tss2 import (
 _POLICYWRITE, _AUTHREAD, _NO_DA, _WRITTEN = 1 << 3, 1 << 18, 1 << 25, 1 << 29
 _NV_ATTRIBUTES: Final = _POLICYWRITE | _AUTHREAD | _NO_DA
 
-# A storage key: restricted to decrypt, and made in this TPM to stay there.
-_FIXED_TPM, _RESTRICTED, _DECRYPT = 1 << 1, 1 << 16, 1 << 17
-_STORAGE: Final = _FIXED_TPM | _RESTRICTED | _DECRYPT
+# A storage key: restricted to decrypt, made in this TPM to stay there, and used with a
+# password, as ours is the empty one; under a policy only, it could not be used at all.
+_FIXED_TPM, _USER_WITH_AUTH, _RESTRICTED, _DECRYPT = 1 << 1, 1 << 6, 1 << 16, 1 << 17
+_STORAGE: Final = _FIXED_TPM | _USER_WITH_AUTH | _RESTRICTED | _DECRYPT
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Final
 
 from amesh_core import crypto
@@ -59,7 +60,13 @@ def define(line: Line, keys: DeviceKeys, indices: Iterable[int], first: bytes) -
             # Ours when the connection was lost after it had been made.
             if not connection.nv_is_ours(index, SIZE_BYTES, ours):
                 continue
-        write(line, keys, index, first)
+        try:
+            write(line, keys, index, first)
+        except BaseException:
+            # No file names it yet, so nobody else would ever give it back.
+            with suppress(Refused):
+                connection.nv_undefine(index, SIZE_BYTES, ours)
+            raise
         return index
     log.warning("no free place found in the TPM: a file remembers the newest list")
     return None

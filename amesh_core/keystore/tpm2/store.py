@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import logging
 import secrets
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -23,6 +24,7 @@ from amesh_core.errors import (
     HomeUnwritable,
     KeyFileDamaged,
     KeyMissing,
+    KeyStoreError,
     Malformed,
     TpmOwnerPassword,
 )
@@ -56,18 +58,17 @@ class Tpm2Store:
         alias = device_id(key.public)
         indices = _some_indices()
         index = self._chip.use(lambda line: mark.define(line, keys, indices, mark.NOTHING_YET))
-        try:
-            disk.make_subdirectory(self._keys)
-            disk.write_new(self._pem(alias), keys.signing.encode())
-            disk.write_new(self._parts(alias), _parts_file(key, keys, index).encode())
-            disk.sync_directory(self._keys)
-        except BaseException:
-            for path in (self._parts(alias), self._pem(alias)):
-                with suppress(HomeUnwritable):
-                    disk.remove(path)
-            if index is not None:
-                self._undefine(keys, index)
-            raise
+        with self._undefined_after_an_error(keys, index):
+            try:
+                disk.make_subdirectory(self._keys)
+                disk.write_new(self._pem(alias), keys.signing.encode())
+                disk.write_new(self._parts(alias), _parts_file(key, keys, index).encode())
+                disk.sync_directory(self._keys)
+            except BaseException:
+                for path in (self._parts(alias), self._pem(alias)):
+                    with suppress(HomeUnwritable):
+                        disk.remove(path)
+                raise
         return key
 
     def load(self, alias: str, public: bytes) -> DeviceKey:
@@ -92,8 +93,7 @@ class Tpm2Store:
         data, more = disk.read(pem), disk.read(parts)
         if data is not None and more is not None:
             self._clear(alias, data, more)
-        for path in (parts, pem, self._mark_file(alias)):
-            disk.remove(path)
+        disk.destroy(parts, pem, self._mark_file(alias))
 
     def newest(self, key: DeviceKey, alias: str) -> str | None:
         """The newest allow list, as the TPM remembers it, or the file that stands in for it.
@@ -142,9 +142,11 @@ class Tpm2Store:
         indices = [index, *_some_indices()]
         first = updated_at.encode("ascii")
         found = self._chip.use(lambda line: mark.define(line, keys, indices, first))
-        if found is None:
-            write_mark(self._mark_file(alias), key, updated_at)
-        if found != index:
+        if found == index:
+            return
+        with self._undefined_after_an_error(keys, found):
+            if found is None:
+                write_mark(self._mark_file(alias), key, updated_at)
             disk.replace(self._parts(alias), _parts_file(key, keys, found).encode())
 
     def _read(self, alias: str, public: bytes) -> tuple[DeviceKeys, PartsFile]:
@@ -186,6 +188,17 @@ class Tpm2Store:
                     " without %s",
                     *(file.nv_index, alias),
                 )
+
+    @contextmanager
+    def _undefined_after_an_error(self, keys: DeviceKeys, index: int | None) -> Iterator[None]:
+        # Until a file names the place, nobody else would ever give it back.
+        try:
+            yield
+        except BaseException:
+            if index is not None:
+                with suppress(KeyStoreError):  # the first error is the one to tell
+                    self._undefine(keys, index)
+            raise
 
     def _undefine(self, keys: DeviceKeys, index: int) -> None:
         # Only if its policy names this key: the file alone could name anybody's place.
