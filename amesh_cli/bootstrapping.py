@@ -49,7 +49,7 @@ def bootstrap(file: str | None, *, wait_seconds: float | None, as_json: bool) ->
     if pending is not None and wait_seconds is not None:
         if not as_json:
             terminal.say(f"\nAnnouncing it at {pending.relay_url}, for {wait_seconds:g} s ...")
-        failure = _announce(home, wait_seconds, say_why=not as_json)
+        failure = _announce(home, pending, wait_seconds, say_why=not as_json)
         if failure is None and not as_json:
             terminal.result("The controller has recorded this device.")
         pending = announcing.read(home.directory)
@@ -81,7 +81,10 @@ def _token(file: str | None, settings: Settings) -> FoundToken:
         return found
     if file.startswith(_LOOKS_LIKE_A_TOKEN):
         # Every user of the machine can read a command line.
-        raise UsageError("a token does not belong on a command line, which others can read")
+        raise UsageError(
+            "a token does not belong on a command line, which others can read: give it in a file, "
+            "or as - on standard input"
+        )
     if file == "-":
         return FoundToken(as_text(pipes.stdin()), "standard input")
     data = disk.read(Path(file))
@@ -90,7 +93,9 @@ def _token(file: str | None, settings: Settings) -> FoundToken:
     return FoundToken(as_text(data), file)
 
 
-def _announce(home: Home, wait_seconds: float, *, say_why: bool) -> NotAcknowledged | None:
+def _announce(
+    home: Home, file: AnnounceFile, wait_seconds: float, *, say_why: bool
+) -> NotAcknowledged | None:
     """Announce for so long; what to fail with if that was not enough."""
     last = NotAcknowledged("nobody answered")
 
@@ -110,9 +115,12 @@ def _announce(home: Home, wait_seconds: float, *, say_why: bool) -> NotAcknowled
             return None
 
     match asyncio.run(announce()):
-        case Ending.ACKNOWLEDGED | Ending.NOTHING_LEFT:
+        case Ending.ACKNOWLEDGED:
             return None
-        case Ending.EXPIRED:
+        # Another process has seen the end of it, and which end it was it did not say.
+        case Ending.NOTHING_LEFT if not file.is_expired(time.time()):
+            return None
+        case Ending.EXPIRED | Ending.NOTHING_LEFT:
             return NotAcknowledged("its token has ended")
         case None:
             return last

@@ -116,6 +116,16 @@ FAILURES: Final[dict[type[e.AmeshError], Failure]] = {
     e.FormerKeyUnknown: Failure(DEVICE, "it was revoked, or never paired here: pair it"),
     e.AlreadyRotated: Failure(DEVICE, "`amesh list` shows which keys there are"),
     e.NoNewKey: Failure(DEVICE, "`amesh rotate` makes one"),
+    e.NewKeyUnusable: Failure(
+        DEVICE,
+        "the present key is as it was: `amesh rotate --abort` drops the new one, and `amesh "
+        "rotate` makes another",
+    ),
+    e.RotationFileDamaged: Failure(
+        DEVICE,
+        "restore that file from a backup, or delete it: the present key is as it was, and `amesh "
+        "rotate` makes another new one",
+    ),
     e.TokensOutstanding: Failure(
         DEVICE,
         "wait until they are used or expired, cancel them (`amesh provision --cancel ID`), or "

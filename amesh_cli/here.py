@@ -25,4 +25,8 @@ def open_home() -> Home:
 
 def relay_url(home: Home | None, flag: str | None) -> str:
     """Where to meet: --relay, AMESH_RELAY_URL, config.json, else the public relay."""
-    return flag or settings().relay_url or (home and home.relay_url) or DEFAULT_RELAY_URL
+    # An empty one is a variable that somebody forgot to set, and names no relay: least of all
+    # the public one.
+    if flag is not None:
+        return flag
+    return settings().relay_url or (home and home.relay_url) or DEFAULT_RELAY_URL

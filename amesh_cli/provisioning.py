@@ -8,11 +8,10 @@ provisioned.json, not in a log, not in the list. What happens while the command 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import secrets
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -21,7 +20,7 @@ from amesh_cli import here, pipes, terminal
 from amesh_cli.awaiting import AtTerminal, OnStdout, named
 from amesh_core import disk
 from amesh_core.admission import remember
-from amesh_core.errors import Malformed, TokenNotUsable, UsageError
+from amesh_core.errors import HomeError, Malformed, TokenNotUsable, UsageError
 from amesh_core.identity import check_name, device_id
 from amesh_core.io import provisioned
 from amesh_core.io.relay_line import check_relay_url
@@ -96,10 +95,16 @@ def mint(order: Order, *, as_json: bool) -> None:
         for name in names
     ]
     minted = [remember(text, for_node=order.for_node) for text in texts]
-    with _written(order.output, texts):
-        # Remembered before anybody is given one: a token unknown here would pair a server
-        # that this device never hears of.
-        provisioned.add(home, minted, now)
+    _check_new(order.output)
+    # Remembered before anybody is given one: a token unknown here would pair a server that this
+    # device never hears of.
+    provisioned.add(home, minted, now)
+    if order.output is not None:
+        try:
+            disk.write_new(order.output, "".join(f"{text}\n" for text in texts).encode("ascii"))
+        except HomeError:
+            provisioned.forget(home, minted)
+            raise
     _hand_out(minted, texts, order, as_json=as_json)
     if order.detach:
         if not as_json:
@@ -164,8 +169,8 @@ def cancel(jti: str, *, as_json: bool) -> None:
     terminal.result(f"The token for {terminal.quoted(minted.name)} is cancelled here.")
     if not minted.is_expired(time.time()):
         terminal.warn(
-            f"a server that is given it before {_until(minted)} still trusts this device: "
-            "no server is asked before it believes a token. Delete the token where it lies."
+            f"a server given it before {_until(minted)} still trusts this device:\n"
+            "  nobody is asked before a server believes a token. Delete the token where it lies."
         )
 
 
@@ -176,7 +181,8 @@ def _names(order: Order) -> list[str]:
     try:
         return [check_name(order.name + number) for number in numbers]
     except Malformed as error:
-        raise UsageError(f"this name cannot be used: {error}") from None
+        ending = f" with {numbers[-1]} at its end" if numbers[-1] else ""
+        raise UsageError(f"this name cannot be used{ending}: {error}") from None
 
 
 def lifetime_seconds(ttl: str) -> int:
@@ -197,20 +203,9 @@ def lifetime_seconds(ttl: str) -> int:
     return seconds
 
 
-@contextlib.contextmanager
-def _written(path: Path | None, texts: Sequence[str]) -> Iterator[None]:
-    """Tokens in a file of their owner's alone; the file goes if what follows fails."""
-    if path is None:
-        yield
-        return
-    if path.is_symlink() or path.exists():
+def _check_new(path: Path | None) -> None:
+    if path is not None and (path.is_symlink() or path.exists()):
         raise UsageError(f"{path} exists, and a token is written into a new file only")
-    disk.write_new(path, "".join(f"{text}\n" for text in texts).encode("ascii"))
-    try:
-        yield
-    except BaseException:
-        disk.remove(path)
-        raise
 
 
 def _hand_out(
@@ -226,10 +221,13 @@ def _hand_out(
         f"Token{plural} for {named(minted)}, good for {order.ttl} (until {_until(minted[0])})."
     )
     terminal.say(f"The server announces itself at {minted[0].relay}.")
-    if order.output is not None:
+    if order.output is not None and plural:
+        terminal.say(f"Written to {order.output}, a line each, in this order.")
+        terminal.say(f"Give each server its own line, in {VARIABLE} or in a file of its own.")
+    elif order.output is not None:
         terminal.say(f"Written to {order.output}. Give the server its token:\n")
         terminal.say(f"    {VARIABLE}_FILE={order.output.name}\n", style="bold")
-    elif sys.stdout.isatty():
+    elif sys.stdout is not None and sys.stdout.isatty():
         terminal.say("Give it to the server in its environment:\n")
         for token, text in zip(minted, texts, strict=True):
             if plural:
@@ -245,8 +243,8 @@ def _hand_out(
     terminal.warn("whoever holds a token can pair in the server's place: treat it as a password.")
     if order.for_node:
         terminal.warn(
-            "a Node.js server sends its token to the relay and proves nothing about its key: "
-            "use a relay of your own, and compare the device id."
+            "a Node.js server sends its token to the relay and proves nothing about its\n"
+            "  key: use a relay of your own, and compare the device id."
         )
 
 
@@ -257,8 +255,8 @@ def _wait(home: Home, minted: Sequence[Minted], *, as_json: bool) -> None:
     try:
         asyncio.run(provision_watch.watch(home, minted, watcher))
     except KeyboardInterrupt:
-        now = time.time()
-        if any(token.is_outstanding(now) for token in provisioned.read(home)):
+        now, ours = time.time(), {token.jti for token in minted}
+        if any(t.jti in ours and t.is_outstanding(now) for t in provisioned.read(home)):
             terminal.say("Not waiting any more. The tokens stay good; collect what announces")
             terminal.say("itself until they expire with `amesh provision --watch`.")
         raise

@@ -27,6 +27,8 @@ def change(*, file: str | None, generate: bool) -> None:
     if file is not None and generate:
         raise UsageError("--new-passphrase-file and --generate exclude each other")
     home = here.open_home()
+    if file is not None:
+        _check_elsewhere(home, Path(file))
     rekeying.check(home)  # before anybody thinks of a new one
     new = None if generate else _from_file(Path(file)) if file is not None else _asked()
     changed = rekeying.change(home, new)
@@ -41,6 +43,14 @@ def change(*, file: str | None, generate: bool) -> None:
         _say_where_it_belongs(home, changed, file)
     terminal.say("A service that runs keeps the key it has; it needs the new one when it starts.")
     terminal.say("Copies made of this directory before still open with the old one.")
+
+
+def _check_elsewhere(home: Home, file: Path) -> None:
+    beside = home.directory / passphrase.FILE
+    if file.resolve() == beside.resolve():
+        raise UsageError(
+            f"{beside} would be deleted, and the new passphrase with it: put it into another file"
+        )
 
 
 def _from_file(path: Path) -> bytes:

@@ -11,7 +11,7 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -41,8 +41,27 @@ def say(text: str = "", *, style: str = "") -> None:
 
 
 def result(text: str = "", *, style: str = "") -> None:
-    """Print what was asked for (stdout)."""
-    _console(stderr=False).print(text, style=style or None)
+    """Print what was asked for (stdout).
+
+    Raises:
+        UsageError: stdout takes nothing; as all that print there.
+    """
+    with _on_stdout():
+        _console(stderr=False).print(text, style=style or None)
+
+
+@contextlib.contextmanager
+def _on_stdout() -> Iterator[None]:
+    """What was asked for is lost, and that must not look like success, or like a bug of ours."""
+    if sys.stdout is None:
+        raise UsageError("standard output is closed")
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read it has read enough
+        raise
+    except OSError as error:
+        raise UsageError(f"standard output: {error.strerror}") from None
 
 
 def warn(text: str) -> None:
@@ -52,12 +71,14 @@ def warn(text: str) -> None:
 
 def json_result(value: Any) -> None:
     """Print a result for a script: one JSON document on stdout, names escaped to ASCII."""
-    print(json.dumps(value, indent=2))  # noqa: T201 - for a machine, so without rich
+    with _on_stdout():
+        print(json.dumps(value, indent=2))  # noqa: T201 - for a machine, so without rich
 
 
 def json_line(value: Any) -> None:
     """Print one event for a script that reads along: a JSON document in one line of stdout."""
-    print(json.dumps(value), flush=True)  # noqa: T201 - for a machine, so without rich
+    with _on_stdout():
+        print(json.dumps(value))  # noqa: T201 - for a machine, so without rich
 
 
 def facts(rows: Sequence[tuple[str, str]]) -> None:
@@ -86,7 +107,8 @@ def table(
     # A pipe has no width: never cut an id there that a script wants to read.
     if not console.is_terminal:
         console.width = 400
-    console.print(grid, soft_wrap=False)
+    with _on_stdout():
+        console.print(grid, soft_wrap=False)
 
 
 def quoted(name: str) -> str:
@@ -98,7 +120,9 @@ def quoted(name: str) -> str:
     try:
         return f'"{check_name(name)}"'
     except Malformed:
-        return f'"{name.encode("unicode_escape").decode("ascii")}"'
+        # Its own quotation marks, too: what follows them would seem to be our words.
+        escaped = name.encode("unicode_escape").decode("ascii")
+        return '"' + escaped.replace('"', r"\x22") + '"'
 
 
 def printable(text: str) -> str:

@@ -61,9 +61,16 @@ def read_private(path: Path, *, wanted: int = PRIVATE_FILE) -> bytes | None:
         UnsafePermissions: others may; `wanted` is the mode that mends it.
         HomeUnwritable: it cannot be read.
     """
-    with explained(path), suppress(FileNotFoundError), path.open("rb") as file:
+    with (
+        explained(path),
+        suppress(FileNotFoundError),
+        open(path, "rb", opener=_without_waiting) as file,
+    ):
         # Asked of the open file: the name may mean another one by now.
-        _check_mode(path, os.fstat(file.fileno()).st_mode, wanted)
+        mode = os.fstat(file.fileno()).st_mode
+        if not stat.S_ISREG(mode):
+            raise HomeUnwritable(f"{path}: not a file")
+        _check_mode(path, mode, wanted)
         return file.read()
     return None
 
@@ -271,6 +278,11 @@ def _try_lock(descriptor: int) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    # A pipe would be waited for until somebody writes to it.
+    return os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY)
 
 
 def _check_mode(path: Path, mode: int, wanted: int) -> None:

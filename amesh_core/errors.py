@@ -25,7 +25,8 @@
     │   ├── NoSuchDevice · AmbiguousDevice · TooManyControllers · RoleConflict · OwnKey
     │   └── FingerprintMismatch
     ├── RotationFailed                a new key does not take an old one's place
-    │   └── BadStatement · FormerKeyUnknown · AlreadyRotated · NoNewKey · TokensOutstanding
+    │   ├── BadStatement · FormerKeyUnknown · AlreadyRotated · NoNewKey · TokensOutstanding
+    │   └── NewKeyUnusable · RotationFileDamaged
     ├── PairingFailed                 the ceremony ended without trust
     │   ├── OutOfOrder · BadMessage · CommitmentMismatch · BadBox · BadIdentity · OlderPairing
     │   ├── NewerPairing · OneSided
@@ -490,6 +491,18 @@ class NoNewKey(RotationFailed):
 
     def __init__(self, directory: str) -> None:
         super().__init__(f"no new key waits in {directory}")
+
+
+class NewKeyUnusable(RotationFailed):
+    """The new key that waits is gone or damaged; the present one is as it was."""
+
+    code = "new_key_unusable"
+
+
+class RotationFileDamaged(RotationFailed):
+    """rotation.json cannot be read, so nobody can say which key waits."""
+
+    code = "rotation_file_damaged"
 
 
 class TokensOutstanding(RotationFailed):

@@ -1,9 +1,16 @@
 """The relay: it lets two devices that share a six-digit code find each other.
 
-    config         the command line and the environment -> one frozen Config
-    process        a port, file descriptors, signals
+    config         the file, the environment and the command line -> one frozen Config
+    options        the table of settings
+    process        sockets, signals, and how it ends
+    sockets        an address, a path, what systemd hands over; a word to systemd
+    tls            a certificate that may be renewed
+    entrance       sockets on their way in: PROXY header, TLS handshake
     server         sockets; decides nothing: frame in -> hub -> effects out
-    connection     one socket: counted when accepted, cut when it does not read
+    connection     one socket: a WebSocket, cut when it does not read
+    house          what a connection belongs to; patience: how long it may take for what
+    web            what is answered to plain HTTP; inspection: at an address of its own
+    counts         what was done so far; metrics: for Prometheus; logs: for people or programs
     hub            pure: (connection number, frame, now) -> list of effects
     codes          pure: codes, the sessions that grow from them, and guessing
     announcements  pure: bootstrap frames, and the tokens that are used up

@@ -227,11 +227,12 @@ settings:
   Every option but --config, --check-config, --stop-on-eof and --version can stand in the file
   (max-sessions = 1000) and in the environment (AMESH_RELAY_MAX_SESSIONS=1000). The command
   line wins over the environment, the environment over the file. HOST and PORT are read, too.
-  SIGHUP reads all of it again, and takes over limits and log level.
+  SIGHUP reads all of it again, and takes over limits, log level, certificate and
+  access tokens.
 
 exit status:
   0  stopped by SIGTERM or SIGINT, or the settings are in order
-  1  the address cannot be listened on, or the state cannot be used
+  1  what the settings name cannot be used: address, certificate, token, state, an extra
   2  an option, the environment or the file is wrong
 
 Behind a proxy, name it with --trusted-proxy: otherwise all clients seem to come from the

@@ -89,6 +89,8 @@ class Connection(Flow, asyncio.BufferedProtocol):
             if isinstance(event, Frame):
                 if event.opcode in _DATA_OPCODES:
                     self._take(event)
+                    if websocket.close_sent and not websocket.close_rcvd:
+                        break  # the end was ours to say; what follows was parsed before that
             elif isinstance(event, Request):
                 self._shake(event)
                 if not self.is_open:

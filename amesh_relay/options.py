@@ -37,7 +37,7 @@ def add_options(parser: argparse.ArgumentParser, defaults: Config, limits: Limit
     add("--certfile", "FILE", Path, "serve wss:// with this certificate chain, in PEM")
     add("--keyfile", "FILE", Path, "its private key (default: in the same file)")
     add("--metrics", "HOST:PORT", _address, "serve /metrics for Prometheus there, and only there")
-    add("--access-token-file", "FILE", Path, "admit only who sends the token that it holds")
+    add("--access-token-file", "FILE", Path, "admit only who sends one of the tokens in it")
     parser.add_argument(
         "--trusted-proxy",
         metavar="CIDR",

@@ -37,6 +37,7 @@ from amesh_relay.state.choice import burned_file, shared_state
 
 if TYPE_CHECKING:
     from amesh_relay.metrics import Metrics
+    from amesh_relay.state import SharedState
 
 log: Final = logging.getLogger("amesh.relay")
 
@@ -49,8 +50,10 @@ STOP_SECONDS: Final = 2.0
 class Relay:
     """One relay: a hub, and the connections it talks through; a `House` of them."""
 
-    def __init__(self, config: Config, clock: Callable[[], float]) -> None:
-        """`clock` gives seconds and never runs backwards.
+    def __init__(
+        self, config: Config, clock: Callable[[], float], state: SharedState | None = None
+    ) -> None:
+        """`clock` gives seconds and never runs backwards; `state` replaces the one of `config`.
 
         Raises:
             UsageError: the file of the access token, or the state, cannot be used.
@@ -73,7 +76,7 @@ class Relay:
         self._numbers = DayNumbers(_today())
         self._inside: set[Connection] = set()
         self._sockets: dict[int, Connection | Leg] = {}
-        self._state = shared_state(config.state)
+        self._state = state or shared_state(config.state)
         self._cluster = Cluster(self, self._state) if self._state else None
         self._burned = burned_file(config.state)
         for jti, age_seconds in self._burned.load(time.time()) if self._burned else ():

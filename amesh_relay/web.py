@@ -44,8 +44,7 @@ class AccessTokens:
         """Whether a request carries one: `Authorization: Bearer TOKEN`, once."""
         values = headers.get_all("Authorization")
         scheme, _, token = values[0].partition(" ") if len(values) == 1 else ("", "", "")
-        # Headers are bytes; surrogateescape gives back those that are not ASCII.
-        sent = token.strip().encode("utf-8", "surrogateescape")
+        sent = token.strip().encode("iso-8859-1")  # as it was decoded; a header is bytes
         # With every one and also for another scheme: how long it takes tells nothing.
         is_one = [hmac.compare_digest(sent, known) for known in self._tokens]
         return any(is_one) and scheme.lower() == "bearer"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import logging
+import math
 import os
 import threading
 import time
@@ -181,6 +182,9 @@ class _DaemonThreads(ThreadPoolExecutor):
 def _new_loop() -> asyncio.AbstractEventLoop:
     loop = asyncio.SelectorEventLoop()
     loop.set_default_executor(_DaemonThreads())
+    # Importing `websockets` keeps it for 170 ms. Nobody else is on it, so asyncio's debug mode
+    # has nothing to complain of.
+    loop.slow_callback_duration = math.inf
     return loop
 
 

@@ -178,14 +178,24 @@ class OpenHome:
             if self._unlocked is None:
                 self._raise_known_failure(_NOT_OPEN)
                 try:
-                    stamp = disk.stamp(self._identity_path)
-                    self._unlocked = self._entered(autopair.open_home(self._settings), stamp)
+                    self._unlocked = self._begun()
                 except AmeshError as error:
                     self._remember_failure(_NOT_OPEN, error)
                     raise
             elif self._settled() is None:
                 self._open_if_replaced()
             return self._unlocked
+
+    def _begun(self) -> _Unlocked:
+        while True:
+            stamp = disk.stamp(self._identity_path)
+            try:
+                return self._entered(autopair.open_home(self._settings), stamp)
+            except IdentityReplaced:
+                # Between the reading of identity.json and that of the key. It is no reason not
+                # to start, unless the one that was just read is there still.
+                if disk.stamp(self._identity_path) == stamp:
+                    raise
 
     def _entered(self, home: Home, stamp: object) -> _Unlocked:
         return _Unlocked(home, home.key(), stamp, self._monotonic() + LOOK_SECONDS)

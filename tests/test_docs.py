@@ -27,6 +27,7 @@ from amesh_core.wire.files import AllowListFile, KeyFile
 from amesh_core.wire.mark import MarkFile, sealed_bytes
 from amesh_core.wire.target import canonical_target
 from amesh_relay import limits
+from amesh_relay.connection import MAX_FRAGMENTS
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 DOCUMENTS: Final = sorted(
@@ -237,6 +238,10 @@ def test_the_limits_of_the_relay_are_the_ones_it_has() -> None:
         f"{settings.max_sessions:,} sessions".replace(",", " "),
         f"{settings.max_connections:,} connections,".replace(",", " ", 1),
         f"{settings.max_connections_per_address} connections per client",
+        f"A client waits under {settings.max_sessions_per_address} codes at a time",
+        f"a socket watches {settings.max_watches} tokens",
+        f"After {settings.max_messages_per_second} messages in a second a socket is not read from",
+        f"A message comes in fewer than {MAX_FRAGMENTS + 1} pieces",
         f"frames of at most {relay.MAX_FRAME_BYTES:,} bytes".replace(",", " "),
         f"At most {limits.INITS_PER_JTI} announcements for a jti per minute",
         f"burned for {limits.BURNED_JTI_SECONDS / 3600:.0f} hours",

@@ -18,16 +18,21 @@ def revoke(
     """Stop trusting a device, from the next request on."""
     import time
 
-    from amesh_cli import terminal
+    from amesh_cli import failures, terminal
     from amesh_cli.here import open_home
-    from amesh_core.errors import Declined
+    from amesh_core.errors import Declined, HomeError
     from amesh_core.identity import Role
+    from amesh_core.io import provisioned
 
     home = open_home()
     entry = home.allow_list().find(device)
     shown = f"{terminal.quoted(entry.friendly_name)} ({entry.device_id})"
     if not yes and not terminal.confirm(f"Stop trusting {shown}?", flag="--yes"):
         raise Declined
+    try:
+        provisioned.settle(home, time.time())
+    except HomeError as error:  # which is no reason to go on trusting anybody
+        terminal.warn(f"{failures.sentence(error)}; `amesh list` shows whether it comes back.")
     with home.editing_allow_list(time.time()) as edit:
         former = [device.device_id for device in edit.allow_list.former(entry)]
         edit.allow_list = edit.allow_list.revoke(entry)

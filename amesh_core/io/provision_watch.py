@@ -12,8 +12,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -33,7 +32,8 @@ from amesh_core.errors import (
 )
 from amesh_core.io import provisioned
 from amesh_core.io.home import Home
-from amesh_core.io.relay_line import ANSWER_SECONDS, CLOSE_SECONDS, Line, access_token, connected
+from amesh_core.io.relay_line import CLOSE_SECONDS, Line, access_token, connected
+from amesh_core.io.watch_questions import Questions
 from amesh_core.provisioning import acknowledge
 from amesh_core.wire import relay as wire
 from amesh_core.wire.encoding import b64, parse_instant
@@ -43,7 +43,6 @@ from amesh_core.wire.provisioned import Minted
 POLL_SECONDS: Final = 2.0
 FIRST_RETRY_SECONDS: Final = 1.0
 LONGEST_RETRY_SECONDS: Final = 30.0
-MAX_UNANSWERED: Final = 64  # questions; their answers fit into any socket's buffer
 
 log = logging.getLogger("amesh.pairing")
 
@@ -131,42 +130,6 @@ class _Pace:
 
 
 @dataclass
-class _Questions:
-    """What one connection's relay was asked to watch; `news` is what it agreed to since told."""
-
-    _open: deque[str] = field(default_factory=deque)
-    _asked: dict[str, float] = field(default_factory=dict)
-    closed: set[str] = field(default_factory=set)
-    news: bool = False
-
-    def look(self, jtis: Sequence[str]) -> None:
-        """Begin anew with all that have no answer, or a refusal, in this order.
-
-        Raises:
-            RelayLost: there was time enough for an answer.
-        """
-        now = time.monotonic()
-        if any(now - since > ANSWER_SECONDS for since in self._asked.values()):
-            raise RelayLost(f"the relay did not answer in {ANSWER_SECONDS:.0f} s")
-        self._open = deque(j for j in jtis if j not in self.closed and j not in self._asked)
-
-    async def ask(self, line: Line) -> None:
-        """Send what may be sent: a relay that waits for us to read must not wait for ever."""
-        while self._open and len(self._asked) < MAX_UNANSWERED:
-            jti = self._open.popleft()
-            await line.send(wire.BootstrapWatch(jti))
-            self._asked[jti] = time.monotonic()
-
-    def answered(self, jti: str) -> bool:
-        """Whether it was asked about, which it is not any more."""
-        return self._asked.pop(jti, None) is not None
-
-    def are_answered(self) -> bool:
-        """Whether the relay has said something to each."""
-        return not self._open and not self._asked
-
-
-@dataclass
 class _Post:
     """The watch at one relay.
 
@@ -230,7 +193,7 @@ class _Post:
         return max(0.0, min(ends, default=0.0) - self._clock())
 
     async def _watch(self, line: Line) -> None:
-        questions = _Questions()
+        questions = Questions()
         look_at = 0.0
         while self._waiting:
             if time.monotonic() >= look_at:
@@ -250,7 +213,7 @@ class _Post:
             await self._take(line, frame, questions)
         await self._hear_out(line)
 
-    async def _take(self, line: Line, frame: wire.RelayFrame, questions: _Questions) -> None:
+    async def _take(self, line: Line, frame: wire.RelayFrame, questions: Questions) -> None:
         match frame:
             case wire.BootstrapWatching(jti) if questions.answered(jti):
                 questions.closed.add(jti)

@@ -68,17 +68,29 @@ def add(home: Home, minted: Iterable[Minted], now: float) -> None:
         edit.tokens = (*kept, *minted)
 
 
+def forget(home: Home, minted: Iterable[Minted]) -> None:
+    """Take back what was added, as nobody was given the tokens.
+
+    Raises:
+        TokenRecordsBroken, HomeError, KeyStoreError: as `add`.
+    """
+    gone = {token.jti for token in minted}
+    with _editing(home) as edit:
+        edit.tokens = tuple(token for token in edit.tokens if token.jti not in gone)
+
+
 def cancel(home: Home, text: str, now: float) -> Minted:
     """Make one token unusable here; `text` is its jti or an unambiguous start of it.
 
     Raises:
         NoSuchToken: it names none, or several.
-        TokenNotUsable: a device was recorded because of it.
+        TokenNotUsable: a device was recorded because of it, and not only begun to be.
+        AllowListBroken: whether it was cannot be known.
         TokenRecordsBroken, HomeError, KeyStoreError: as `add`.
     """
     with _editing(home) as edit:
         minted = _find(edit.tokens, text)
-        if minted.used_by is not None:
+        if minted.used_by is not None and (minted.recorded_at or minted.used_by in _listed(home)):
             used_by = identity.device_id(minted.used_by)
             raise TokenNotUsable(f"{used_by} has used the token; `amesh revoke` is what ends that")
         cancelled = replace(minted, cancelled_at=minted.cancelled_at or instant(now))
@@ -106,6 +118,31 @@ def admit(home: Home, announced: Announced, now: float) -> Device:
     if admission.minted.recorded_at is None:
         _settle(home, announced.jti, now)
     return admission.device
+
+
+def settle(home: Home, now: float) -> None:
+    """Finish what a crash cut off after the list was written; before a device leaves the list.
+
+    Otherwise its announcement, played again by a relay, would count as the one that completes
+    the list, and would bring it back.
+
+    Raises:
+        TokenRecordsBroken, HomeError, KeyStoreError: as `add`.
+    """
+    if not any(minted.used_by and not minted.recorded_at for minted in read(home)):
+        return
+    with _editing(home) as edit:
+        listed = _listed(home)
+        edit.tokens = tuple(
+            replace(minted, recorded_at=instant(now))
+            if minted.used_by in listed and not minted.recorded_at
+            else minted
+            for minted in edit.tokens
+        )
+
+
+def _listed(home: Home) -> frozenset[bytes | None]:
+    return frozenset(device.public_key for device in home.allow_list().devices)
 
 
 def _settle(home: Home, jti: str, now: float) -> None:

@@ -49,6 +49,9 @@ def change(home: Home, new: bytes | None) -> Changed:
     if new is not None and not new:
         raise UsageError("an empty passphrase protects nothing")
     secret = passphrase.generate() if new is None else new
+    # Now, as AMESH_PASSPHRASE_FILE may name what will be gone.
+    found = passphrase.from_operator(home.settings)
+    was_beside_key = Path(before.source).resolve() == (directory / passphrase.FILE).resolve()
     alias, public = home.file.key_alias, home.identity.public_key
     path = Path(KEYS) / f"{alias}.key.json"
     seen = disk.stamp(directory / path)
@@ -73,12 +76,8 @@ def change(home: Home, new: bytes | None) -> Changed:
                 moved = dataclasses.replace(file, passphrase=None)
                 disk.write_new(stage / IDENTITY_FILE, moved.encode())
             staging.amend(directory, stage, discard=[Path(passphrase.FILE)])
-    found = passphrase.from_operator(home.settings)
-    is_old = found is not None and found.secret != secret
-    return Changed(
-        was_beside_key=before.source == str(directory / passphrase.FILE),
-        to_change=found.source if found is not None and is_old else None,
-    )
+    is_old = found is not None and found.secret != secret and not was_beside_key
+    return Changed(was_beside_key, found.source if found is not None and is_old else None)
 
 
 def check(home: Home) -> passphrase.Found:

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import ipaddress
 import logging
+import os
 import re
 import socket
 import ssl
@@ -258,7 +259,8 @@ def _reason(error: Exception) -> str:
         case ssl.SSLError():
             return "no TLS connection is possible"
         case OSError():
-            return error.strerror or "nothing answers there"
+            # Not its text: asyncio's is "Connect call failed", with what is in the URL already.
+            return os.strerror(error.errno) if error.errno else "nothing answers there"
         case InvalidStatus():
             return f"it answers HTTP {error.response.status_code}"
         # Their own texts repeat the proxy's URL, password included.

@@ -23,9 +23,13 @@ from amesh_core.errors import (
     BadStatement,
     IdentityReplaced,
     KeyFileDamaged,
+    KeyMissing,
     Malformed,
+    NewKeyUnusable,
     NoNewKey,
+    RotationFileDamaged,
     TokensOutstanding,
+    TpmChanged,
     UsageError,
 )
 from amesh_core.identity import DeviceKey, device_id
@@ -65,14 +69,19 @@ def find(home: Home) -> Pending | Retiring | None:
     """How far a rotation is, if one is under way.
 
     Raises:
-        KeyFileDamaged: rotation.json cannot be read.
+        RotationFileDamaged: rotation.json cannot be read, or is not of the present key.
     """
     path = home.directory / ROTATION_FILE
     data = disk.read(path)
     try:
-        return None if data is None else parse_rotation_file(data)
+        file = None if data is None else parse_rotation_file(data)
     except Malformed as error:
-        raise KeyFileDamaged(f"{path}: {error}") from None
+        raise RotationFileDamaged(f"{path}: {error}") from None
+    match file:
+        case Pending(key) | Retiring(key) if key.key_alias == home.file.key_alias:
+            # Of a backup, or planted. The key that it names would be destroyed.
+            raise RotationFileDamaged(f"{path}: the key that it names is the present one")
+    return file
 
 
 def begin(home: Home, *, backend: str | None, now: float) -> Waiting:
@@ -83,6 +92,7 @@ def begin(home: Home, *, backend: str | None, now: float) -> Waiting:
     Raises:
         UsageError: another back end than the one whose key waits already.
         BadStatement: the key that waits has waited too long; it is to be dropped.
+        NewKeyUnusable: it is gone; it is to be dropped, too.
         KeyStoreError: the old or the new key cannot be used.
         HomeUnwritable, HomeBusy, IdentityReplaced: the directory cannot be changed.
     """
@@ -124,7 +134,7 @@ def abort(home: Home) -> Pending:
     """Destroy the key that waits.
 
     Raises:
-        NoNewKey: none does.
+        NoNewKey, RotationFileDamaged: none does, or nobody can say which.
         KeyStoreError: its back end refuses; the next try goes on there.
         HomeUnwritable, HomeBusy, IdentityReplaced: the directory cannot be changed.
     """
@@ -150,7 +160,7 @@ def finish(home: Home, *, force: bool, now: float) -> Home:
     Raises:
         NoNewKey: none waits, and no old one is left to be destroyed.
         TokensOutstanding: tokens of the old key could still be used, and `force` is not set.
-        BadStatement: it has waited too long.
+        BadStatement, NewKeyUnusable: it has waited too long, or is gone.
         AllowListBroken: there is no list that could be carried over.
         KeyStoreError: either key cannot be used, or the old one not be destroyed: then the
             new one counts already, and the next try destroys the old one.
@@ -225,7 +235,7 @@ def _tokens(home: Home, *, force: bool, now: float) -> ProvisionedFile:
 def _retire(home: Home) -> None:
     """Destroy an old key that gave its place away; the caller holds the lock."""
     match find(home):
-        case Retiring(old) if old.key_alias != home.file.key_alias:
+        case Retiring(old):
             _store(home, old.storage_backend).delete(old.key_alias)
             disk.remove(home.directory / ROTATION_FILE)
             disk.sync_directory(home.directory)
@@ -239,7 +249,12 @@ def _load(home: Home, file: Pending, now: float) -> DeviceKey:
     if file.statement.new_key != file.new.public_key:
         raise BadStatement("the statement is of another key than the one that waits")
     rotation.check(file.statement, now)
-    return _store(home, file.new.storage_backend).load(file.new.key_alias, file.new.public_key)
+    store = _store(home, file.new.storage_backend)
+    try:
+        return store.load(file.new.key_alias, file.new.public_key)
+    except (KeyMissing, KeyFileDamaged, TpmChanged) as error:
+        # Of the present key, these would mean that the identity is lost.
+        raise NewKeyUnusable(f"the new key cannot be used: {error}") from None
 
 
 def _store(home: Home, backend: str) -> KeyStore:

@@ -25,6 +25,9 @@ def check_relay_url(url: str) -> str:
         raise Malformed("the relay's URL has no valid host and port") from None
     if not host:
         raise Malformed("the relay's URL has no valid host and port")
+    # What a browser's parser, and so Node's, would take for another host or for a path.
+    if not re.fullmatch(r"[0-9A-Za-z._-]+", host) and ":" not in host:
+        raise Malformed("the relay's URL has no valid host and port")
     if "@" in parts.netloc or "#" in url:
         raise Malformed("a relay's URL has no user name, password or fragment")
     return url

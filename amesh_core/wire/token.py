@@ -31,6 +31,7 @@ ALGORITHM: Final = "ES256"
 SCOPE: Final = "peer:add"
 
 _PUBLIC_KEY_BYTES: Final = 33  # SEC 1 compressed point
+_END_OF_TIME: Final = 2**53  # what every JSON parser reads exactly, and a float holds
 _JTI: Final = re.compile(r"bt_[0-9a-f]{32}")
 
 
@@ -164,6 +165,8 @@ def _claims(payload: dict[str, Any]) -> TokenClaims:
             pass
         case _:
             raise BadToken(TokenCode.CLAIMS, "a claim is missing, or of another type")
+    if max(abs(issued_at), abs(expires_at)) >= _END_OF_TIME:
+        raise BadToken(TokenCode.CLAIMS, "a time is beyond all times")
     try:
         return TokenClaims(
             issuer=issuer,

@@ -94,24 +94,19 @@ class LoadableKey:
         if found is None:
             raise Malformed("not a TSS2 PRIVATE KEY")
         der = unb64(found[1].replace("\n", ""))
-        tag, inside, rest = _take(der)
-        head = _OID + _EMPTY_AUTH
-        if tag != _SEQUENCE or rest or not inside.startswith(head):
-            raise Malformed("not a loadable key without a password")
-        values = []
-        rest = inside[len(head) :]
-        for wanted in (_INTEGER, _OCTETS, _OCTETS):
-            tag, value, rest = _take(rest)
-            if tag != wanted:
-                raise Malformed("not the fields of a loadable key")
-            values.append(value)
-        key = cls(int.from_bytes(values[0], "big"), values[1], values[2])
+        # Only the three values are looked at here; everything around them is compared below.
+        inside, _ = _take(der)
+        parent, rest = _take(inside[len(_OID + _EMPTY_AUTH) :])
+        public, rest = _take(rest)
+        private, _ = _take(rest)
+        key = cls(int.from_bytes(parent, "big"), public, private)
         # First, as a number of any length is not what `_der` can write.
         if key.parent not in (OWNER, STORAGE_ROOT_KEY):
             raise Malformed("a parent that amesh does not use")
-        # One spelling for each value: spare bytes in lengths and numbers end here.
+        # Another kind of key, a password, a policy, anything missing or left over, and a second
+        # spelling of the same all end here.
         if key._der() != der:
-            raise Malformed("a loadable key that is not DER")
+            raise Malformed("not a loadable key without a password")
         return key
 
     def encode(self) -> bytes:
@@ -239,8 +234,8 @@ def _sized(data: bytes) -> tuple[bytes, bytes]:
     return data[2 : 2 + length], data[2 + length :]
 
 
-def _take(data: bytes) -> tuple[int, bytes, bytes]:
-    # The first value of some DER: its tag, its contents, and what comes after it.
+def _take(data: bytes) -> tuple[bytes, bytes]:
+    # The contents of the first value of some DER, and what comes after it.
     if len(data) < 2:
         raise Malformed("DER that is cut off")
     length, start = data[1], 2
@@ -249,7 +244,7 @@ def _take(data: bytes) -> tuple[int, bytes, bytes]:
         length = int.from_bytes(data[2:start], "big")
     if len(data) < start + length:
         raise Malformed("DER that is cut off")
-    return data[0], data[start : start + length], data[start + length :]
+    return data[start : start + length], data[start + length :]
 
 
 def _put(tag: int, value: bytes) -> bytes:

@@ -26,6 +26,7 @@ import asyncio
 import logging
 import secrets
 from collections import deque
+from collections.abc import Coroutine
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
@@ -54,6 +55,7 @@ CROWDED_BYTES: Final = 1024 * 1024
 ROOMY_BYTES: Final = CROWDED_BYTES // 2
 # At once; the answers of a thousand scripts take some 20 ms.
 MAX_BATCH: Final = 1000
+_CANCEL_AGAIN_SECONDS: Final = 0.1
 _BEAT: Final = "."
 _VERDICTS: Final[dict[str, Verdict]] = {str(why): Denied(why) for why in (*ErrorCode, *Rejection)}
 
@@ -125,12 +127,7 @@ class RedisState:
     async def run(self, mailbox: Mailbox) -> None:
         """Keep in touch until cancelled; goes on trying when nobody answers."""
         try:
-            while True:
-                try:
-                    await self._in_touch(mailbox)
-                except* (RedisError, OSError, TimeoutError, _OutOfTouch) as group:
-                    self._lose(mailbox, _first(group))
-                await asyncio.sleep(HEARTBEAT_SECONDS)
+            await _until_one_ends(self._stay_in_touch(mailbox))
         finally:
             # Others need not wait until we count as dead.
             with suppress(RedisError, OSError, TimeoutError):
@@ -139,6 +136,14 @@ class RedisState:
                 await self._redis.delete(f"{PREFIX}node:{self.node}")
             for client in (self._subscriber, self._redis):
                 await client.aclose()
+
+    async def _stay_in_touch(self, mailbox: Mailbox) -> None:
+        while True:
+            try:
+                await self._in_touch(mailbox)
+            except (RedisError, OSError, TimeoutError, _OutOfTouch) as error:
+                self._lose(mailbox, error)
+            await asyncio.sleep(HEARTBEAT_SECONDS)
 
     async def _in_touch(self, mailbox: Mailbox) -> None:
         for client in (self._subscriber, self._redis):
@@ -152,10 +157,9 @@ class RedisState:
             self._refused.clear()
             log.info("the shared state is there")
             mailbox.found()
-            async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._read(letters, mailbox))
-                tasks.create_task(self._write(mailbox))
-                tasks.create_task(self._keep_alive(mailbox))
+            await _until_one_ends(
+                self._read(letters, mailbox), self._write(mailbox), self._keep_alive(mailbox)
+            )
 
     async def _begin(self, letters: PubSub) -> None:
         old, self.node = self.node, secrets.token_hex(8)
@@ -188,7 +192,7 @@ class RedisState:
                 " last minutes; turn off its settings save and appendonly"
             )
 
-    def _lose(self, mailbox: Mailbox, error: BaseException) -> None:
+    def _lose(self, mailbox: Mailbox, error: Exception) -> None:
         was_available, self.is_available = self.is_available, False
         for order in self._orders:
             order.is_answered(None)
@@ -346,12 +350,21 @@ def _client(url: str, answer_seconds: float | None) -> Redis:
     return client
 
 
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """What went wrong, without the groups around it."""
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
+async def _until_one_ends(*work: Coroutine[None, None, None]) -> None:
+    """Do all of these until one has an error, which is raised; the others are cancelled."""
+    tasks = [asyncio.get_running_loop().create_task(one) for one in work]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        running = set(tasks)
+        while running:
+            # More than once: redis-py swallows a cancellation that comes with a time-out.
+            for task in running:
+                task.cancel()
+            _, running = await asyncio.wait(running, timeout=_CANCEL_AGAIN_SECONDS)
+    for task in tasks:
+        if not task.cancelled():
+            task.result()
 
 
 def _written(letter: Letter) -> str:

@@ -80,5 +80,8 @@ class BurnedFile:
         run = self._database.execute
         run("DELETE FROM burned WHERE at < ?", (now - limits.BURNED_JTI_SECONDS,))
         # Strangers can use up tokens of their own; as in memory, the oldest goes.
-        newest = "SELECT at FROM burned ORDER BY at DESC LIMIT 1 OFFSET ?"
-        run(f"DELETE FROM burned WHERE at <= ({newest})", (self._max_rows,))
+        run(
+            "DELETE FROM burned"
+            " WHERE at <= (SELECT at FROM burned ORDER BY at DESC LIMIT 1 OFFSET ?)",
+            (self._max_rows,),
+        )

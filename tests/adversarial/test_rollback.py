@@ -10,10 +10,11 @@ import dataclasses
 import errno
 import os
 import threading
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import pytest
 
@@ -260,9 +261,13 @@ def test_a_read_only_disk_stops_no_reader(home: Home, monkeypatch: pytest.Monkey
         reader.allow_list()
 
 
-def test_a_lock_in_use_stops_no_reader(home: Home) -> None:
+def test_a_lock_in_use_stops_no_reader(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    def nobody_waits(_: float) -> NoReturn:
+        raise AssertionError("a reader waits for the lock")
+
     write_as_node(home, make_peer(), now=LATER)
-    with disk.locked(home.directory):
+    with disk.locked(home.directory), monkeypatch.context() as patch:
+        patch.setattr(time, "sleep", nobody_waits)
         assert len(anew(home).allow_list().devices) == 1
     assert remembered(home) == instant(NOW)
     anew(home).allow_list()

@@ -13,6 +13,7 @@ from amesh_cli import bootstrapping, checks, listing
 from amesh_cli.checks import Check, Verdict
 from amesh_core import disk
 from amesh_core.errors import BadToken, NotAcknowledged, NoToken, UsageError
+from amesh_core.io import announcing
 from amesh_core.io.bootstrapping import FoundToken, create_from
 from amesh_core.io.home import Home
 from amesh_core.settings import Settings
@@ -191,7 +192,7 @@ def test_another_process_makes_it_in_this_moment(
     assert len(list((directory / "keys").glob("*.key.json"))) == 1
 
 
-def test_it_ends_when_another_process_has_announced_it(
+def test_once_recorded_there_is_nothing_to_announce(
     directory: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with held_relay() as (url, relay):
@@ -203,14 +204,44 @@ def test_it_ends_when_another_process_has_announced_it(
     assert "announcing" not in capsys.readouterr().err.lower()
 
 
-def test_an_announcement_whose_token_has_ended(
-    directory: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def _another_sees_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is another process's turn, and when ours comes nothing is left to announce."""
+
+    def taken(path: Path) -> None:
+        path.unlink()
+
+    monkeypatch.setattr(announcing, "_lock", taken)
+    monkeypatch.setattr(announcing, "TURN_SECONDS", 0)
+
+
+@pytest.mark.usefixtures("_another_sees_the_end")
+def test_it_ends_when_another_process_has_announced_it(
+    directory: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    made(directory, ttl_seconds=1)
-    # One second later, which the file says, and no test waits for.
+    made(directory)
+    run(wait_seconds=20)
+    assert "The controller has recorded this device." in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("_another_sees_the_end")
+def test_nobody_is_said_to_have_recorded_it_when_the_token_ended_there(directory: Path) -> None:
+    made(directory)
+    end_now(directory)
+    with pytest.raises(NotAcknowledged, match="its token has ended"):
+        run(wait_seconds=20)
+
+
+def end_now(directory: Path) -> None:
+    """Its end comes in an hour, which no test waits for: let the file say that it has come."""
     text = (directory / "announce.json").read_text()
     end = json.loads(text)["expiresAt"]
     (directory / "announce.json").write_text(text.replace(end, "2026-01-02T03:04:05.000Z"))
+
+
+def test_an_announcement_whose_token_has_ended(directory: Path) -> None:
+    made(directory)
+    end_now(directory)
     with pytest.raises(NotAcknowledged, match="its token has ended"):
         run(wait_seconds=1)
     assert not (directory / "announce.json").exists()
@@ -255,9 +286,7 @@ def test_and_nothing_of_a_device_that_has_nothing_to_say(
 
 def test_the_token_has_ended_and_nobody_knows(directory: Path) -> None:
     home = made(directory)
-    text = (directory / "announce.json").read_text()
-    end = json.loads(text)["expiresAt"]
-    (directory / "announce.json").write_text(text.replace(end, "2026-01-02T03:04:05.000Z"))
+    end_now(directory)
     (check,) = of_bootstrap(home)
     assert "never acknowledged this device; it was announced until 2026-01-02" in check.message
 

@@ -20,7 +20,7 @@ import pytest
 from amesh_cli import provisioning as body
 from amesh_cli.provisioning import Order
 from amesh_core import admission, provisioning
-from amesh_core.errors import UsageError
+from amesh_core.errors import TokenNotUsable, UsageError
 from amesh_core.io import provisioned
 from amesh_core.io.home import Home
 from amesh_core.provisioning import accept
@@ -29,10 +29,12 @@ from amesh_core.wire import relay as wire
 from tests.support import vectors
 from tests.support.bootstrap_target import TokenHolder, announcing, hear
 from tests.support.cli import PATIENCE_SECONDS, AtTerminal, amesh, environment, listed
+from tests.support.dying import each_death, put_back, snapshot
 from tests.support.home import make_home
 from tests.support.relay import RelayProcess, relay_process
 
 NOWHERE = "ws://127.0.0.1:1/ws"
+DETACHED = ("provision", "-n", "x", "--detach", "--relay", NOWHERE)
 
 
 @pytest.fixture
@@ -306,7 +308,7 @@ def test_a_controller_that_was_started_again(directory: Path, relay: RelayProces
         used = wire.BootstrapReject(first.jti, "token_already_used")
         assert second.announce(relay.url) == used
     person.sees(f"{first.device_id}\\) announced itself again, and was answered")
-    person.sees(f"used twice: {second.device_id}")
+    person.sees(rf"used twice:\s+{second.device_id}")
     person.presses_ctrl_c()
     assert person.ends() == 130
     assert person.seen.count("announced itself again") == 1
@@ -357,6 +359,79 @@ def test_a_token_that_cannot_be_remembered_is_not_handed_out(
     assert not path.exists()
 
 
+def test_a_file_that_cannot_be_written_leaves_no_token_waiting(
+    directory: Path, tmp_path: Path
+) -> None:
+    given_out(directory, "kept")
+    path = tmp_path / "no such directory" / "tokens"
+    done = amesh(
+        *(directory, "provision", "-n", "x", "--count", "2", "--detach"),
+        *("--relay", NOWHERE, "-o", str(path)),
+    )
+    assert done.status == 3
+    assert names(directory) == ["kept"]
+
+
+def test_killed_while_minting_into_a_file(directory: Path, tmp_path: Path) -> None:
+    """Whoever finds the file finds tokens that this device knows."""
+    path = tmp_path / "tokens"
+    order = Order("web", relay=NOWHERE, count=2, output=path, detach=True)
+    before = snapshot(directory)
+
+    def mint() -> None:
+        # The table of open files is the child's own: its words are nobody's.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+        body.mint(order, as_json=False)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AUTH_MESH_DIR", str(directory))
+        wrote = set()
+        for _ in each_death(mint):
+            wrote.add(path.exists())
+            if path.exists():
+                assert names(directory) == ["web-1", "web-2"]
+                path.unlink()
+            put_back(directory, before)
+    assert wrote == {False, True}
+
+
+def test_many_tokens_in_one_file_are_not_one_servers(directory: Path, tmp_path: Path) -> None:
+    path = tmp_path / "tokens"
+    arguments = ("provision", "-n", "web", "--detach", "--relay", NOWHERE, "-o", str(path))
+    done = amesh(directory, *arguments, "--count", "2")
+    assert "a line each" in done.err
+    assert "TOKEN_FILE=" not in done.err
+    assert len(path.read_text().splitlines()) == 2
+    path.unlink()
+    assert "AMESH_BOOTSTRAP_TOKEN_FILE=tokens" in amesh(directory, *arguments).err
+
+
+def test_a_token_that_nobody_reads_is_an_error(directory: Path) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "amesh_cli", *DETACHED],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment(directory),
+            check=False,
+            timeout=PATIENCE_SECONDS,
+        )
+    assert done.returncode == 2
+    assert "error: standard output: No space left on device" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_token_is_taken_from_the_pipe_by_who_reads_a_line(directory: Path) -> None:
+    with piped(directory, *DETACHED, "--count", "3", "--json") as process:
+        assert json.loads(line(process))["event"] == "minted"
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.stderr is not None
+        assert "Traceback" not in process.stderr.read()
+    assert names(directory) == ["x-1", "x-2", "x-3"]
+
+
 # --- list and cancel --------------------------------------------------------------------
 
 
@@ -401,6 +476,31 @@ def test_what_cannot_be_cancelled(directory: Path) -> None:
     assert used.status == 6
     assert holder.device_id in used.err
     assert amesh(directory, "provision", "--cancel", "bt_" + "0" * 32).status == 2
+
+
+def test_a_device_that_is_revoked_after_a_crash_stays_away(directory: Path) -> None:
+    """`revoke` finishes what the crash cut off, and goes on if it cannot."""
+    controller, holder = home(directory), TokenHolder(given_out(directory))
+    (minted,) = provisioned.read(controller)
+    announced = admission.verify(holder.init(), minted)
+    provisioned.admit(controller, announced, time.time())
+    provisioned.forget(controller, [minted])
+    begun = replace(minted, used_by=holder.key.public)  # all but the third write
+    provisioned.add(controller, [begun], time.time())
+    path = directory / "provisioned.json"
+    path.chmod(0o644)
+    refused = amesh(directory, "revoke", "prod-server", "--yes")
+    assert refused.status == 0
+    assert "mode 0644" in refused.err
+    assert listed(directory) == {}
+    path.chmod(0o600)
+    provisioned.admit(controller, announced, time.time())
+    provisioned.forget(controller, [minted])
+    provisioned.add(controller, [begun], time.time())
+    assert amesh(directory, "revoke", "prod-server", "--yes").err.count("!") == 0
+    with pytest.raises(TokenNotUsable):
+        provisioned.admit(controller, announced, time.time())
+    assert listed(directory) == {}
 
 
 def test_cancelled_while_it_is_waited_for(directory: Path, relay: RelayProcess) -> None:
@@ -451,7 +551,9 @@ def test_times_as_node_reads_them(case: dict[str, Any]) -> None:
         (Order("x", ttl="86401s"), "24 hours"),
         (Order("x", ttl="soon"), "duration"),
         (Order('a "b"'), "name"),
-        (Order("x" * 63, count=10), "name"),
+        (Order("x" * 62, count=10), "with -10 at its end"),
+        (Order("x", relay=""), "ws://"),
+        (Order("x", relay="ws://example\\.org"), "host"),
         (Order("x", relay="http://example"), "ws://"),
         (Order("x", relay="ws://user:secret@example"), "password"),
     ],

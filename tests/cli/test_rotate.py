@@ -14,9 +14,10 @@ from amesh_core.io import provisioned
 from amesh_core.io.home import Home
 from amesh_core.settings import Settings
 from tests.core.test_rotating import minted
-from tests.support.cli import AtTerminal, Done, amesh, listed
+from tests.support.cli import AtTerminal, Done
 from tests.support.dying import snapshot
-from tests.support.home import make_home, record
+from tests.support.home import cheap_init, make_home, record
+from tests.support.in_process import Run, runner
 
 FAR: Final = 4_000_000_000.0  # a token that outlives these tests
 
@@ -28,26 +29,37 @@ class Mesh:
     laptop: Path
     server: Path
     statement: Path
+    run: Run
 
     def rotate(self, *options: str) -> Done:
-        return amesh(self.laptop, "rotate", *options)
+        return self.run(self.laptop, "rotate", *options)
 
-    def accept(self, *options: str, **env: str) -> Done:
-        return amesh(self.server, "accept-rotation", str(self.statement), *options, **env)
+    def accept(self, *options: str) -> Done:
+        return self.run(self.server, "accept-rotation", str(self.statement), *options)
 
 
 @pytest.fixture
-def mesh(tmp_path: Path) -> Mesh:
+def mesh(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Mesh:
+    cheap_init(monkeypatch)
     laptop = make_home(tmp_path / "laptop", name="laptop")
     server = make_home(tmp_path / "server", name="server")
     introduce(server, laptop, Role.CONTROLLER)
     introduce(laptop, server, Role.TARGET)
-    return Mesh(laptop.directory, server.directory, tmp_path / "statement")
+    run = runner(monkeypatch, capsys)
+    return Mesh(laptop.directory, server.directory, tmp_path / "statement", run)
 
 
 def introduce(to: Home, who: Home, role: Role) -> None:
     me = who.identity
     record(to, Peer(me.device_id, me.public_key, me.friendly_name, role))
+
+
+def listed(directory: Path) -> dict[str, str]:
+    """Device id -> role of everything on the allow list of `directory`."""
+    devices = Home.open(Settings(directory)).allow_list().devices
+    return {device.device_id: str(device.role) for device in devices}
 
 
 def id_of(directory: Path) -> str:
@@ -95,7 +107,7 @@ def test_accepting_as_a_person(stated: Mesh) -> None:
 
 
 def test_accepting_as_a_script(stated: Mesh) -> None:
-    done = amesh(
+    done = stated.run(
         stated.server,
         *("accept-rotation", "-", "--yes", "--json", "--overlap", "0"),
         stdin=stated.statement.read_text(),
@@ -108,22 +120,22 @@ def test_accepting_as_a_script(stated: Mesh) -> None:
 
 def test_what_the_list_shows(stated: Mesh) -> None:
     stated.accept("--yes", "--overlap", "36h")
-    old, new = id_of(stated.laptop), json.loads(amesh(stated.server, "list", "--json").out)
+    old, new = id_of(stated.laptop), json.loads(stated.run(stated.server, "list", "--json").out)
     assert [device["rotatedTo"] for device in new["devices"]] == [
         None,
         new["devices"][0]["deviceId"],
     ]
-    shown = amesh(stated.server, "list").out
+    shown = stated.run(stated.server, "list").out
     assert f'{old}  "laptop"  may call this device, former key of am_' in shown
     assert "36 hours left" in shown or "2 days left" in shown
-    done = amesh(stated.server, "doctor")
+    done = stated.run(stated.server, "doctor")
     assert "devices that may call this one: 1," in done.out
 
 
 def test_revoking_takes_both_keys(stated: Mesh) -> None:
     old = id_of(stated.laptop)
     stated.accept("--yes")
-    done = amesh(stated.server, "revoke", "laptop", "--yes")
+    done = stated.run(stated.server, "revoke", "laptop", "--yes")
     assert f"Nor is the key that it had before: {old}." in done.err
     assert listed(stated.server) == {}
     again = stated.accept("--yes")
@@ -174,7 +186,7 @@ def test_a_forged_name_never_reaches_the_terminal_raw(stated: Mesh) -> None:
     introduce(other, home, Role.CONTROLLER)
     path = home.directory / "identity.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"friendlyName": "a\x1b[31m\u202e"}))
-    stated.statement.write_text(amesh(home.directory, "rotate").out)
+    stated.statement.write_text(stated.run(home.directory, "rotate").out)
     person = AtTerminal(other.directory, "accept-rotation", str(stated.statement))
     person.sees(r'It calls itself "a\\x1b\[31m\\u202e"')
     person.presses_ctrl_c()
@@ -228,6 +240,30 @@ def test_dropping(stated: Mesh) -> None:
 
 
 @pytest.mark.parametrize(
+    ("lost", "way_out"),
+    [("keys/{}.key.json", "`amesh rotate --abort` drops the new one"), ("", "delete it")],
+    ids=["key", "rotation.json"],
+)
+def test_the_way_out_never_costs_the_present_key(stated: Mesh, lost: str, way_out: str) -> None:
+    path = stated.laptop / "rotation.json"
+    if lost:
+        alias = json.loads(path.read_text())["keyAlias"]
+        (stated.laptop / lost.format(alias)).unlink()
+    else:
+        path.write_text("{")
+    for options in ((), ("--finish", "--yes")):
+        done = stated.rotate(*options)
+        assert done.status == 9
+        assert way_out in done.err
+        assert "init" not in done.err
+    if lost:
+        assert stated.rotate("--abort").status == 0
+    else:
+        path.unlink()
+    assert stated.rotate().status == 0
+
+
+@pytest.mark.parametrize(
     "options",
     [
         ("--finish", "--abort"),
@@ -244,7 +280,7 @@ def test_options_that_exclude_each_other(mesh: Mesh, options: tuple[str, ...]) -
 
 
 def test_doctor_names_a_key_that_waits(stated: Mesh) -> None:
-    done = amesh(stated.laptop, "doctor")
+    done = stated.run(stated.laptop, "doctor")
     assert "waits to take over since" in done.out
     stated.rotate("--finish", "--yes")
-    assert "rotation" not in amesh(stated.laptop, "doctor").out
+    assert "rotation" not in stated.run(stated.laptop, "doctor").out

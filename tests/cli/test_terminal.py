@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ from amesh_core.errors import UsageError
         ("\u202egnp.exe", '"\\u202egnp.exe"'),
         ("a\u200bb", '"a\\u200bb"'),
         ("\ud800", '"\\ud800"'),
+        ('x" (am_0123456789abcdef)', '"x\\x22 (am_0123456789abcdef)"'),
         ("", '""'),
         ("Zoë", '"Zoë"'),
     ],
@@ -35,6 +37,34 @@ def test_a_name_is_printable_whoever_chose_it(name: str, shown: str) -> None:
 def test_text_is_not_read_as_markup(capsys: pytest.CaptureFixture[str]) -> None:
     terminal.result("[red]x[/red] :smile: [link=http://evil]")
     assert capsys.readouterr().out == "[red]x[/red] :smile: [link=http://evil]\n"
+
+
+def table() -> None:
+    terminal.table(["a"], [["b"]])
+
+
+@pytest.mark.parametrize(
+    "show",
+    [
+        terminal.result,
+        table,
+        lambda: terminal.json_result({}),
+        lambda: terminal.json_line({}),
+    ],
+)
+def test_a_result_that_nobody_gets_is_an_error(
+    show: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    terminal._console.cache_clear()
+    with Path("/dev/full").open("w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        with pytest.raises(UsageError, match="standard output: No space left"):
+            show()
+        monkeypatch.setattr(sys, "stdout", None)
+        with pytest.raises(UsageError, match="closed"):
+            show()
+        monkeypatch.undo()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), full.fileno())  # what is left goes nowhere
 
 
 def test_talk_goes_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:

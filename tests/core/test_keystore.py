@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
+import signal
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
@@ -110,6 +113,9 @@ class KeyStoreContract:
         store.delete(device_id(key.public))
         with pytest.raises(KeyMissing):
             self.store().load(device_id(key.public), key.public)
+
+    def test_a_key_that_never_was_can_be_deleted(self) -> None:
+        self.store().delete("am_nothing")
 
     @pytest.mark.parametrize("alias", ["../am_x", "a/b", "a.b", "", ".", "a\0b"])
     def test_an_alias_leads_nowhere_else(self, alias: str) -> None:
@@ -249,6 +255,24 @@ def test_a_key_file_open_to_others_is_refused(tmp_path: Path, mode: int) -> None
     with pytest.raises(UnsafePermissions) as raised:
         store.load(device_id(key.public), key.public)
     assert (raised.value.path, raised.value.mode, raised.value.wanted) == (str(path), mode, 0o600)
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir])
+def test_what_is_no_file_is_not_waited_for(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    store = EncryptedFileStore(tmp_path, PASSPHRASE.encode, CHEAP)
+    key = store.create()
+    path = tmp_path / "keys" / f"{device_id(key.public)}.key.json"
+    path.unlink()
+    make(path)
+    path.chmod(0o600)
+    before = signal.signal(signal.SIGALRM, lambda *_: pytest.fail("it waits"))
+    signal.alarm(20)
+    try:
+        with pytest.raises(HomeUnwritable, match=path.name):
+            store.load(device_id(key.public), key.public)
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def test_a_key_is_never_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -196,6 +196,46 @@ def test_a_revoked_device_does_not_come_back_by_a_repetition(home: Home) -> None
     assert names(home) == []
 
 
+def test_a_device_revoked_after_a_crash_does_not_come_back_either(home: Home) -> None:
+    """Killed with the list written and nothing said of it; `amesh revoke` comes first then."""
+    holder = TokenHolder(given_out(home))
+    given_out(home, name="another")
+    replayed = announced(home, holder)
+    before = snapshot(home.directory)
+    ends = set()
+    for _ in each_death(lambda: provisioned.admit(home, replayed, LATER)):
+        survivor = opened(home.directory)
+        provisioned.settle(survivor, LATER)
+        listed = survivor.allow_list().devices
+        ends.add(len(listed))
+        if listed:
+            with survivor.editing_allow_list(LATER) as edit:
+                edit.allow_list = edit.allow_list.revoke(listed[0])
+            with pytest.raises(TokenNotUsable, match="revoked since"):
+                provisioned.admit(survivor, replayed, LATER)
+            assert names(survivor) == []
+        else:
+            # Nothing was revoked, so it is still good.
+            provisioned.admit(survivor, replayed, LATER)
+        assert [minted.recorded_at is None for minted in provisioned.read(survivor)] == [
+            False,
+            True,
+        ]
+        put_back(home.directory, before)
+    assert ends == {0, 1}
+
+
+def test_settling_writes_nothing_where_nothing_is_open(home: Home) -> None:
+    provisioned.settle(home, LATER)
+    assert not (home.directory / "provisioned.json").exists()
+    holder = TokenHolder(given_out(home))
+    given_out(home, name="another")
+    provisioned.admit(home, announced(home, holder), LATER)
+    before = snapshot(home.directory)
+    provisioned.settle(home, LATER + 60)
+    assert snapshot(home.directory) == before
+
+
 def test_one_of_many_that_come_at_once(home: Home) -> None:
     text = given_out(home)
     holders = [TokenHolder(text) for _ in range(8)]
@@ -266,6 +306,36 @@ def test_what_was_used_cannot_be_cancelled(home: Home) -> None:
     with pytest.raises(TokenNotUsable, match=device.device_id):
         provisioned.cancel(home, holder.jti, LATER)
     assert the_token(home).cancelled_at is None
+
+
+def test_what_a_crash_cut_off_can_be_cancelled_or_is_listed(home: Home) -> None:
+    """Never both uncancellable and with nothing on the list to revoke."""
+    holder = TokenHolder(given_out(home))
+    waiting = announced(home, holder)
+    before = snapshot(home.directory)
+    ends = set()
+    for _ in each_death(lambda: provisioned.admit(home, waiting, LATER)):
+        survivor = opened(home.directory)
+        if names(survivor):
+            with pytest.raises(TokenNotUsable, match=holder.device_id):
+                provisioned.cancel(survivor, holder.jti, LATER)
+        else:
+            provisioned.cancel(survivor, holder.jti, LATER)
+            with pytest.raises(TokenNotUsable, match="cancelled"):
+                provisioned.admit(survivor, waiting, LATER)
+            assert names(survivor) == []
+        ends.add(bool(names(survivor)))
+        put_back(home.directory, before)
+    assert ends == {False, True}
+
+
+def test_tokens_that_nobody_was_given_are_taken_back(home: Home) -> None:
+    given_out(home, name="kept")
+    given_out(home, name="first")
+    given_out(home, name="second")
+    kept, *gone = provisioned.read(home)
+    provisioned.forget(home, gone)
+    assert provisioned.read(home) == (kept,)
 
 
 def test_a_token_is_named_by_the_beginning_of_its_id(home: Home) -> None:

@@ -162,7 +162,7 @@ def test_the_longest_life_is_a_day() -> None:
         ({}, NOW - 61, TokenCode.NOT_YET_VALID),
         ({}, NOW + 3600, TokenCode.EXPIRED),
         ({"expires_at": int(NOW) + 24 * 3600 + 1}, NOW, TokenCode.LIFETIME),
-        ({"expires_at": int(NOW) + 10**30}, NOW, TokenCode.LIFETIME),
+        ({"expires_at": int(NOW) + 10**15}, NOW, TokenCode.LIFETIME),
         ({"issued_at": int(NOW) + 50, "expires_at": int(NOW) + 50}, NOW, TokenCode.LIFETIME),
         ({"issuer": "am_AAAAAAAAAAAAAAAA"}, NOW, TokenCode.ISSUER),
         ({"public_key": b"\x02" + b"\xff" * 32}, NOW, TokenCode.SIGNATURE),

@@ -112,6 +112,14 @@ def test_the_same_one_again(home: Home) -> None:
     assert_opens(home, passphrase=NEW.decode())
 
 
+@pytest.mark.parametrize("new", [NEW, None], ids=["own", "generated"])
+def test_from_the_file_beside_the_key_that_was_named(home: Home, new: bytes | None) -> None:
+    """It goes, or holds the new one: neither is a failure, nor the old one still in its place."""
+    changed = rekeying.change(anew(home, passphrase_file=beside(home)), new)
+    assert changed == rekeying.Changed(was_beside_key=True, to_change=None)
+    assert beside(home).exists() is (new is None)
+
+
 def test_it_is_written_nowhere(home: Home) -> None:
     rekeying.change(home, NEW)
     assert not any(NEW in data for data in snapshot(home.directory).values())
@@ -342,6 +350,21 @@ class TestCommand:
         done = amesh(home.directory, "passphrase", "change", "--new-passphrase-file", str(file))
         assert done.status == 0
         assert "it lies beside the key" in done.err
+
+    def test_from_the_file_that_would_be_deleted(self, home: Home) -> None:
+        """It would be the only copy of the new one."""
+        beside(home).unlink()
+        beside(home).write_bytes(NEW)
+        beside(home).chmod(0o400)
+        before = snapshot(home.directory)
+        done = amesh(
+            home.directory,
+            *("passphrase", "change", "--new-passphrase-file", str(beside(home))),
+            AUTH_MESH_PASSPHRASE=PASSPHRASE,
+        )
+        assert done.status == 2
+        assert "would be deleted" in done.err
+        assert snapshot(home.directory) == before
 
     def test_a_generated_one_does_not_hide_behind_the_old_one(self, home: Home) -> None:
         done = amesh(

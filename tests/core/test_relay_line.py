@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import ipaddress
+import os
 import socket
 import ssl
 import traceback
@@ -62,7 +64,7 @@ def unreachable(url: str) -> RelayUnreachable:
 def test_nothing_listens_there() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-    assert unreachable(f"ws://127.0.0.1:{port}/ws").reason
+    assert unreachable(f"ws://127.0.0.1:{port}/ws").reason == os.strerror(errno.ECONNREFUSED)
 
 
 def test_a_name_that_does_not_resolve(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,10 +21,10 @@ from amesh_core.errors import (
     BadStatement,
     HomeUnwritable,
     IdentityReplaced,
-    KeyFileDamaged,
-    KeyMissing,
     KeyStoreError,
+    NewKeyUnusable,
     NoNewKey,
+    RotationFileDamaged,
     TokensOutstanding,
     UsageError,
 )
@@ -37,6 +37,7 @@ from amesh_core.settings import Settings
 from amesh_core.wire.encoding import instant
 from amesh_core.wire.provisioned import Minted
 from amesh_core.wire.rotation import OtherKey, Pending, Retiring
+from amesh_sdk import autopair
 from amesh_sdk.opened import LOOK_SECONDS, OpenHome
 from tests.sdk.clock import Clock
 from tests.support.dying import each_death, killed_at, put_back, snapshot
@@ -206,7 +207,7 @@ def test_a_key_that_was_not_spoken_for_is_not_used(home: Home) -> None:
         path.write_text(json.dumps(document | change))
         before = snapshot(home.directory)
         for act in (begin, finish):
-            with pytest.raises((BadStatement, KeyFileDamaged)):
+            with pytest.raises((BadStatement, NewKeyUnusable)):
                 act(anew(home))
         assert snapshot(home.directory) == before
 
@@ -214,7 +215,7 @@ def test_a_key_that_was_not_spoken_for_is_not_used(home: Home) -> None:
 def test_a_damaged_file(home: Home) -> None:
     (home.directory / "rotation.json").write_text("{}")
     for act in (begin, finish, rotating.abort):
-        with pytest.raises(KeyFileDamaged, match=r"rotation\.json"):
+        with pytest.raises(RotationFileDamaged, match=r"rotation\.json"):
             act(home)
     assert_works(anew(home))
 
@@ -252,6 +253,14 @@ def test_the_new_key_takes_over(home: Home) -> None:
     }
     record(renewed, make_peer("another"), now=LATER)
     assert len(anew(home).allow_list().devices) == 2
+
+
+def test_what_the_old_key_had_to_announce_is_not_announced_any_more(home: Home) -> None:
+    path = home.directory / "announce.json"
+    begin(home)
+    path.write_text("of the old key")
+    finish(home)
+    assert not path.exists()
 
 
 def test_the_list_stays_the_newest(home: Home) -> None:
@@ -343,11 +352,23 @@ def test_an_old_key_that_cannot_be_destroyed_yet(
     assert not isinstance(rotating.find(renewed), Retiring)
 
 
-def test_a_planted_file_does_not_destroy_the_present_key(home: Home) -> None:
-    old = OtherKey(home.identity.device_id, b"\x02" + bytes(32), "encrypted-file")
-    (home.directory / "rotation.json").write_bytes(Retiring(old).encode())
-    finish(home)
+@pytest.mark.parametrize("state", ["pending", "retiring"])
+def test_a_file_of_a_backup_does_not_destroy_the_present_key(home: Home, state: str) -> None:
+    """It was right when the present key was still to come, or is of somebody who may write here."""
+    path = home.directory / "rotation.json"
+    begin(home)
+    before = path.read_bytes()
+    renewed = finish(home)
+    if state == "retiring":
+        key = OtherKey(renewed.identity.device_id, renewed.identity.public_key, "encrypted-file")
+        before = Retiring(key).encode()
+    path.write_bytes(before)
+    for act in (begin, finish, rotating.abort):
+        with pytest.raises(RotationFileDamaged, match="is the present one"):
+            act(anew(home))
     assert_works(anew(home))
+    path.unlink()
+    assert begin(anew(home), now=LATER).is_new
 
 
 # --- bootstrap tokens -------------------------------------------------------------------
@@ -465,7 +486,7 @@ def test_a_key_that_waits_and_is_gone(home: Home, chip: Chip) -> None:
     for path in chip.place.glob("keys/*"):
         path.unlink()
     for act in (begin, finish):
-        with pytest.raises(KeyMissing):
+        with pytest.raises(NewKeyUnusable, match=r"there is no .*\.key\.json"):
             act(anew(home))
     rotating.abort(home)
     assert_works(anew(home))
@@ -494,6 +515,22 @@ def test_a_verifier_goes_on_with_the_new_key(home: Home, caplog: pytest.LogCaptu
     assert caplog.text.count("goes on as") == 1
     record(renewed, make_peer("another"), now=LATER)
     assert len(service.allow_list().devices) == 2
+
+
+def test_a_program_that_starts_in_this_moment(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has read identity.json, and then the key that it names is no more."""
+    begin(home)
+    real, opened = autopair.open_home, list[Home]()
+
+    def open_home(settings: Settings) -> Home:
+        opened.append(real(settings))
+        if len(opened) == 1:
+            finish(home)
+        return opened[-1]
+
+    monkeypatch.setattr(autopair, "open_home", open_home)
+    assert OpenHome(home.settings).key().public == anew(home).identity.public_key
+    assert len(opened) == 2
 
 
 def test_a_client_looks_once_a_second(home: Home) -> None:

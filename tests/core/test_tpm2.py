@@ -82,6 +82,17 @@ def test_two_private_files_and_a_place_in_the_tpm(device: Device, tools: Tools) 
     assert tools.handles("persistent") == []  # nothing of the owner's few places is used up
 
 
+def test_a_key_is_on_the_disk_before_it_is_given_out(
+    device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[tuple[Path, int]] = []
+    monkeypatch.setattr(
+        disk, "sync_directory", lambda path: synced.append((path, len(list(path.iterdir()))))
+    )
+    device.create()
+    assert synced == [(device.keys, 2)]
+
+
 def test_neither_key_may_leave_the_tpm(device: Device, tools: Tools) -> None:
     key = device.create()
     parts = PartsFile.parse(device.parts(key).read_bytes())

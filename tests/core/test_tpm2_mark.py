@@ -14,6 +14,7 @@ from amesh_core.errors import (
     AllowListMarkBroken,
     AllowListRolledBack,
     HomeUnwritable,
+    Malformed,
     TpmChanged,
 )
 from amesh_core.identity import device_id
@@ -110,6 +111,45 @@ def test_a_place_that_cannot_be_made_anew_becomes_a_file(device: Device, tools: 
     check(device.load(key))
 
 
+def test_a_place_under_a_policy_of_somebody_else_is_no_mark(device: Device, tools: Tools) -> None:
+    """Its attributes are ours; its policy is one that anybody can fulfil."""
+    key = device.create()
+    device.remember(key, 5)
+    index = f"0x{device.index(key):x}"
+    tools("tpm2_nvundefine", "-C", "o", index)
+    tools("tpm2_startauthsession", "-S", "session")
+    tools("tpm2_policycommandcode", "-S", "session", "-L", "policy", "TPM2_CC_NV_Write")
+    tools("tpm2_flushcontext", "session")
+    attributes = ("-a", "authread|policywrite|no_da")
+    tools("tpm2_nvdefine", "-C", "o", "-s", "24", *attributes, "-L", "policy", index)
+    (tools.directory / "older").write_bytes(instant(4).encode())
+    tools("tpm2_startauthsession", "--policy-session", "-S", "session")
+    tools("tpm2_policycommandcode", "-S", "session", "TPM2_CC_NV_Write")
+    tools("tpm2_nvwrite", index, "-C", index, "-P", "session:session", "-i", "older")
+    tools("tpm2_flushcontext", "session")
+    assert tools("tpm2_nvread", index, "-C", index) == instant(4)
+    with pytest.raises(AllowListMarkBroken):
+        device.newest(key)
+    device.remember(key, 6)
+    assert device.newest(key) == instant(6)
+    assert device.index(key) != int(index, 16)
+
+
+def test_a_place_of_ours_that_is_too_small_is_left_alone(device: Device, tools: Tools) -> None:
+    key = device.create()
+    index = f"0x{device.index(key):x}"
+    policy = tools("tpm2_nvreadpublic", index).split("authorization policy: ")[1].split()[0]
+    (tools.directory / "policy").write_bytes(bytes.fromhex(policy))
+    tools("tpm2_nvundefine", "-C", "o", index)
+    attributes = ("-a", "authread|policywrite|no_da")
+    tools("tpm2_nvdefine", "-C", "o", "-s", "8", *attributes, "-L", "policy", index)
+    with pytest.raises(AllowListMarkBroken):
+        device.newest(key)
+    device.remember(key, 6)
+    assert device.newest(key) == instant(6)
+    assert device.index(key) != int(index, 16)
+
+
 def test_a_place_that_no_file_can_name_is_given_back(
     device: Device, tools: Tools, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -161,6 +201,15 @@ def test_a_mark_of_another_kind_is_not_believed(device: Device) -> None:
     device.chip.use(lambda line: mark.write(line, keys, index, b"x" * mark.SIZE_BYTES))
     with pytest.raises(AllowListMarkBroken):
         device.newest(key)
+
+
+@pytest.mark.parametrize("text", ["", "x" * mark.SIZE_BYTES, "\0" * mark.SIZE_BYTES])
+def test_what_is_no_time_is_not_remembered(device: Device, text: str) -> None:
+    key = device.create()
+    device.remember(key, 5)
+    with pytest.raises(Malformed):
+        device.store().remember(key, device_id(key.public), text)
+    assert device.newest(key) == instant(5)
 
 
 def test_a_full_tpm_leaves_it_to_a_file(device: Device, caplog: pytest.LogCaptureFixture) -> None:

@@ -49,7 +49,7 @@ def test_eight_threads_with_two_keys(device: Device) -> None:
 
 
 IMPORTS: Final = """
-import os, sys
+import os, signal, sys
 from pathlib import Path
 from amesh_core import crypto
 from amesh_core.keystore import Means, tpm2
@@ -64,14 +64,19 @@ crypto.verify(key.public, key.sign(b"before"), b"before")
 """
 
 FORKS: Final = """
-chip(tcti)._lock.acquire()  # as a thread that is signing while another one forks
+# As threads that sign, and look for a TPM, while another one forks.
+locks = [chip(tcti)._lock, sys.modules[chip.__module__]._chips_lock]
+for lock in locks:
+    lock.acquire()
 child = os.fork()
 if child == 0:
+    signal.alarm(30)
     assert not chip(tcti).is_open
     crypto.verify(key.public, key.sign(b"child"), b"child")
     key.mac(b"child")
     sys.exit(7)  # tidies up, as a worker of a server does
-chip(tcti)._lock.release()
+for lock in locks:
+    lock.release()
 for number in range(100):
     crypto.verify(key.public, key.sign(b"%d" % number), b"%d" % number)
 assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
@@ -126,6 +131,14 @@ key = tpm2.open_store(Path(directory), means).load(alias, bytes.fromhex(public))
 seal = key.mac(b"list")
 for number in range(20):
     crypto.verify(key.public, key.sign(b"%d" % number), b"%d" % number)
+
+def busy(*_):
+    raise OSError(16, "Device or resource busy")
+
+# A bare device can be opened only once, and is ours.
+os.open, real = busy, os.open
+assert tpm2.why_not(means) is None
+os.open = real
 device.close()
 try:
     key.sign(b"gone")

@@ -62,9 +62,7 @@ def test_who_is_admitted(file: Path, line: str) -> None:
         (f"Bearer {TOKEN} {TOKEN}",),
         (f"Bearer {TOKEN}", f"Bearer {TOKEN}"),
         (f"Bearer {TOKEN}", "Bearer x"),
-        ("Bearer \udcff",),
         ("Bearer é",),
-        ("Bearer \0",),
     ],
 )
 def test_who_is_not(file: Path, lines: Sequence[str]) -> None:
@@ -169,22 +167,24 @@ def test_a_relay_for_some(file: Path) -> None:
 
 def test_tokens_change_without_a_restart(file: Path) -> None:
     """First both, then the new one: nobody is locked out in between."""
-    with relay_process("--access-token-file", str(file)) as relay:
-        with device(relay, TOKEN) as inside:
-            for text, said in (
-                (f"{TOKEN}\n{OTHER}\n", 1),
-                (f"{OTHER}\n", 2),
-            ):
-                file.write_text(text)
-                relay.process.send_signal(signal.SIGHUP)
-                relay.says("the settings were read again", times=said)
-                with device(relay, OTHER) as new:
-                    assert listens(new, f"00000{said}") == wire.Ack()
-            with pytest.raises(InvalidStatus):
-                device(relay, TOKEN)
-            file.write_text("")
+    with (
+        relay_process("--access-token-file", str(file)) as relay,
+        device(relay, TOKEN) as inside,
+    ):
+        for text, said in (
+            (f"{TOKEN}\n{OTHER}\n", 1),
+            (f"{OTHER}\n", 2),
+        ):
+            file.write_text(text)
             relay.process.send_signal(signal.SIGHUP)
-            relay.says("the access tokens stay as they were")
+            relay.says("the settings were read again", times=said)
             with device(relay, OTHER) as new:
-                assert listens(new, "000003") == wire.Ack()
-            assert listens(inside, "000004") == wire.Ack()
+                assert listens(new, f"00000{said}") == wire.Ack()
+        with pytest.raises(InvalidStatus):
+            device(relay, TOKEN)
+        file.write_text("")
+        relay.process.send_signal(signal.SIGHUP)
+        relay.says("the access tokens stay as they were")
+        with device(relay, OTHER) as new:
+            assert listens(new, "000003") == wire.Ack()
+        assert listens(inside, "000004") == wire.Ack()

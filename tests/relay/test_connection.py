@@ -156,6 +156,23 @@ def test_too_many_pieces_of_one_message() -> None:
     assert house.messages == []
 
 
+def test_nothing_after_the_first_mistake_is_handed_on() -> None:
+    house = House()
+    connection, transport = opened(house)
+    feed(connection, frame(TEXT, b"good") + frame(TEXT, b"\xff") + frame(TEXT, b"after"))
+    assert close_code(transport) == 1007
+    assert house.messages == ["good"]
+
+
+def test_what_was_said_before_a_farewell_counts() -> None:
+    """A device may say `done` and close in one breath."""
+    house = House()
+    connection, transport = opened(house)
+    feed(connection, frame(TEXT, b"done") + frame(CLOSE, (1000).to_bytes(2, "big")))
+    assert house.messages == ["done"]
+    assert close_code(transport) == 1000
+
+
 def test_what_is_said_goes_out_in_one_piece() -> None:
     connection, transport = opened(House())
     connection.send("one")

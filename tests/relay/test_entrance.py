@@ -10,14 +10,14 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from websockets.sync.client import ClientConnection, connect
+from websockets.sync.client import connect
 
 from amesh_core.errors import RelayUnreachable
 from amesh_core.io import relay_line
 from amesh_core.wire import relay as wire
+from tests.support.blocking_device import device
 from tests.support.proxy_headers import for_client, version_2
 from tests.support.relay import (
-    RelayProcess,
     bystanders,
     hear,
     raw_connection,
@@ -37,21 +37,6 @@ def certificate(tmp_path: Path) -> Certificate:
 
 def tls(certificate: Certificate) -> tuple[str, ...]:
     return ("--certfile", str(certificate.certificate), "--keyfile", str(certificate.key))
-
-
-def device(
-    relay: RelayProcess, *, header: bytes = b"", trust: ssl.SSLContext | None = None
-) -> ClientConnection:
-    """A device behind a proxy that says first for whom it speaks."""
-    raw = raw_connection(relay)
-    raw.sendall(header)
-    raw.settimeout(None)
-    return connect(relay.url, sock=raw, ssl=trust, proxy=None)
-
-
-def listens(opened: ClientConnection, otc: str) -> wire.RelayFrame:
-    opened.send(wire.encode(wire.Listen(otc)))
-    return hear(opened)
 
 
 # --- TLS --------------------------------------------------------------------------------
@@ -163,7 +148,7 @@ def test_what_is_no_tls(certificate: Certificate) -> None:
                 raw.sendall(data)
                 raw.shutdown(socket.SHUT_WR)
                 assert b"HTTP" not in read_to_end(raw)
-        assert listens(other, "123456") == wire.Ack()
+        assert other.listens("123456") == wire.Ack()
         relay.process.terminate()
         assert relay.wait() == 0
         assert "Traceback" not in relay.log()
@@ -188,7 +173,7 @@ def test_sockets_count_before_their_handshake(
         # Each gave its place back, and only one.
         trust = certificate.for_client()
         with device(relay, trust=trust) as one, device(relay, trust=trust) as two:
-            assert listens(one, "000001") == listens(two, "000002") == wire.Ack()
+            assert one.listens("000001") == two.listens("000002") == wire.Ack()
         assert "Traceback" not in relay.log()
 
 
@@ -199,7 +184,7 @@ def test_a_slow_handshake_is_cut(certificate: Certificate, begin: bytes) -> None
         raw.sendall(begin)
         assert b"HTTP" not in read_to_end(raw)
         with device(relay, trust=certificate.for_client()) as other:
-            assert listens(other, "123456") == wire.Ack()
+            assert other.listens("123456") == wire.Ack()
         assert "Traceback" not in relay.log()
 
 
@@ -208,7 +193,7 @@ def test_a_handshake_that_stops_half_way_at_the_end(certificate: Certificate) ->
     with relay_process(*tls(certificate)) as relay, raw_connection(relay) as raw:
         raw.sendall(b"\x16\x03\x01\x02\x00")
         with device(relay, trust=certificate.for_client()) as other:
-            assert listens(other, "123456") == wire.Ack()  # so that the other was accepted
+            assert other.listens("123456") == wire.Ack()  # so that the other was accepted
         relay.process.terminate()
         assert relay.wait() == 0
         assert "Traceback" not in relay.log()
@@ -228,16 +213,16 @@ def test_clients_behind_the_proxy_are_told_apart(command: Sequence[str]) -> None
         device(relay, header=line) as three,
     ):
         for number, opened in enumerate((one, two, three)):
-            assert listens(opened, f"00000{number}") == wire.Ack()
+            assert opened.listens(f"00000{number}") == wire.Ack()
         for header in (for_client("198.51.100.1"), line.replace(b"::1 ::", b"::9 ::")):
             with device(relay, header=header) as again:
-                assert hear(again) == wire.RelayErrorFrame("too_many_connections")
+                assert again.hear() == wire.RelayErrorFrame("too_many_connections")
 
 
 def test_what_the_client_of_such_a_proxy_writes_is_not_believed() -> None:
     options = (*PROXY, "--max-connections-per-address", "1")
     with relay_process(*options) as relay, device(relay, header=for_client("198.51.100.1")) as one:
-        assert listens(one, "000001") == wire.Ack()
+        assert one.listens("000001") == wire.Ack()
         raw = raw_connection(relay)
         raw.sendall(for_client("198.51.100.1"))
         forged = {"X-Forwarded-For": "203.0.113.9"}
@@ -296,6 +281,6 @@ def test_the_header_comes_before_the_tls(certificate: Certificate, command: Sequ
         device(relay, header=for_client("198.51.100.1"), trust=trust) as one,
         device(relay, header=b"PROXY TCP4 198.51.100.2 192.0.2.1 1 2\r\n", trust=trust) as two,
     ):
-        assert listens(one, "000001") == listens(two, "000002") == wire.Ack()
+        assert one.listens("000001") == two.listens("000002") == wire.Ack()
         with device(relay, header=for_client("198.51.100.2"), trust=trust) as again:
-            assert hear(again) == wire.RelayErrorFrame("too_many_connections")
+            assert again.hear() == wire.RelayErrorFrame("too_many_connections")

@@ -134,13 +134,14 @@ def test_what_needs_an_extra_names_it(
 def test_a_relay_needs_none_of_them(tmp_path: Path) -> None:
     certificate = make_certificate(tmp_path)
     bare = relay_without("prometheus_client", "structlog", "uvloop")
-    with relay_process(command=bare) as relay, bystanders(relay) as pair:
-        pair.check()
+    with relay_process(command=bare) as relay:
+        with bystanders(relay) as pair:
+            pair.check()
         assert httpx2.get(f"http://{relay.host}:{relay.port}/metrics").status_code == 404
         relay.process.terminate()
         assert relay.wait() == 0
         assert re.fullmatch(
-            r"[-0-9]+ [0-9:,]+ INFO amesh\.relay: stopping with 2 connections open\n", relay.log()
+            r"[-0-9]+ [0-9:,]+ INFO amesh\.relay: stopping with 0 connections open\n", relay.log()
         )
     done = run(
         "--check-config",

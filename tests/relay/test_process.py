@@ -150,9 +150,9 @@ def connectable(relay: RelayProcess, host: str) -> bool:
 
 
 @pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this machine has no IPv6")
-@pytest.mark.parametrize("options", [{"host": "::"}, {"host": ""}])
-def test_all_addresses_are_ipv4_and_ipv6(options: dict[str, str]) -> None:
-    with relay_process(**options) as relay:
+@pytest.mark.parametrize("host", ["::", ""])
+def test_all_addresses_are_ipv4_and_ipv6(host: str) -> None:
+    with relay_process(host=host) as relay:
         assert relay.url == f"ws://[::]:{relay.port}/ws"
         assert connectable(relay, "127.0.0.1")
         assert connectable(relay, "::1")

@@ -14,8 +14,10 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 
 from amesh_core.errors import UsageError
+from amesh_core.wire import relay as wire
 from amesh_relay.tls import Certificate as Served
-from tests.support.relay import RelayProcess, bystanders, relay_process
+from tests.support.blocking_device import device
+from tests.support.relay import RelayProcess, relay_process
 from tests.support.relay_commands import relay_with
 from tests.support.tls import Certificate, make_certificate
 
@@ -51,11 +53,13 @@ def put(source: Path, place: Path) -> None:
 
 
 def test_a_renewed_certificate_is_shown_from_then_on(
-    certificate: Certificate, renewed: Certificate, monkeypatch: pytest.MonkeyPatch
+    certificate: Certificate, renewed: Certificate
 ) -> None:
-    monkeypatch.setenv("SSL_CERT_FILE", str(certificate.certificate))
     old = certificate.certificate.read_text()
-    with relay_process(*options(certificate)) as relay, bystanders(relay) as pair:
+    with (
+        relay_process(*options(certificate)) as relay,
+        device(relay, trust=certificate.for_client()) as inside,
+    ):
         assert shown(relay) == old
         put(renewed.key, certificate.key)
         relay.process.send_signal(signal.SIGHUP)
@@ -67,12 +71,11 @@ def test_a_renewed_certificate_is_shown_from_then_on(
         relay.process.send_signal(signal.SIGHUP)
         relay.says("the certificate was loaded again")
         assert shown(relay) == renewed.certificate.read_text()
-        pair.check()
         certificate.key.unlink()
         relay.process.send_signal(signal.SIGHUP)
         relay.says("key.pem: no such file or directory")
         assert shown(relay) == renewed.certificate.read_text()
-        pair.check()
+        assert inside.listens("123456") == wire.Ack()
 
 
 def test_it_is_noticed_without_a_signal(certificate: Certificate, renewed: Certificate) -> None:

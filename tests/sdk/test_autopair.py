@@ -385,14 +385,17 @@ sys.stdout.write("done")
 
 @pytest.mark.parametrize("what", ["waiting to begin", "name does not resolve", "nobody answers"])
 def test_the_end_of_a_program_is_quick_and_clean(what: str, directory: Path) -> None:
-    """While a resolver hangs, or a relay says nothing: at once, without a word on stderr."""
+    """While a resolver hangs, or a relay says nothing: at once, without a word on stderr.
+
+    In development mode, too, in which asyncio complains of whoever keeps its loop.
+    """
     start_seconds = 60 if what == "waiting to begin" else 0
     hangs, waits = what == "name does not resolve", what == "nobody answers"
     with held_relay() as (url, relay):
         relay_of = "ws://relay.example/ws" if hangs else url
         program = textwrap.dedent(ENDING).format(start=start_seconds, hangs=hangs, waits=waits)
         with subprocess.Popen(
-            [sys.executable, "-W", "error", "-c", program],
+            [sys.executable, "-X", "dev", "-W", "error", "-c", program],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -432,8 +435,10 @@ def test_a_failing_look_up_is_one_more_relay_that_is_away(
     given(monkeypatch, good(relay="ws://relay.example/ws"))
     OpenHome(Settings.from_env(os.environ)).key()
     end = time.monotonic() + PATIENCE_SECONDS
+    pause = threading.Event()
     while "its name does not resolve" not in caplog.text:
         assert time.monotonic() < end
+        pause.wait(0.01)
     autopair._stop()
     assert not autopair._announcers[directory]._thread.is_alive()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -23,7 +24,7 @@ class RedisServer:
         self.directory = directory
         self._options = options
         self._process: subprocess.Popen[str] | None = None
-        self.port = _free_port()
+        self.port = free_port()
 
     @property
     def url(self) -> str:
@@ -60,6 +61,16 @@ class RedisServer:
             assert process.stdout is not None
             process.stdout.close()
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """It hangs, instead of dying: connections stay, and nothing is answered."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._process.send_signal(signal.SIGCONT)
+
     def run(self, *command: str) -> str:
         """What `redis-cli` answers."""
         return subprocess.run(
@@ -71,7 +82,8 @@ class RedisServer:
         ).stdout.strip()
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A TCP port that nobody listens on now."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port: int = listener.getsockname()[1]
     return port
