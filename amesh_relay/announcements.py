@@ -58,9 +58,7 @@ class Announcements:
         )
         self._burned: Timers[str] = Timers(limits.BURNED_JTI_SECONDS, limits.MAX_ROWS)
 
-    def watch(
-        self, watcher: Connection, mine: frozenset[str], jti: str, now: float
-    ) -> list[Effect]:
+    def watch(self, watcher: Connection, mine: frozenset[str], jti: str) -> list[Effect]:
         """A controller, watching `mine` already, wants to hear of `jti`."""
         if jti in mine:
             return [Deliver(watcher.number, wire.BootstrapWatching(jti))]

@@ -199,9 +199,9 @@ class Hub:
             case Paired(session), wire.Done():
                 return codes.done(connection, session, now)
             case Fresh(), wire.BootstrapWatch(jti):
-                return announcements.watch(connection, frozenset(), jti, now)
+                return announcements.watch(connection, frozenset(), jti)
             case Watching(jtis), wire.BootstrapWatch(jti):
-                return announcements.watch(connection, jtis, jti, now)
+                return announcements.watch(connection, jtis, jti)
             case Watching(jtis), wire.BootstrapAck(jti, key, signature) if jti in jtis:
                 return announcements.answer(wire.BootstrapAcked(jti, key, signature), now)
             case Watching(jtis), wire.BootstrapReject(jti) if jti in jtis:

@@ -232,7 +232,7 @@ class Relay:
         now = self.now()
         self._sockets[connection.number] = connection
         self._patience.opened(connection, now)
-        log.debug("connection %s is open", self._numbers.name(connection.number))
+        self._debug("connection %s is open", connection.number)
         self.perform(self.hub.connect(connection.number, client_of(address), now))
 
     def receive(self, connection: Connection, message: str | bytes) -> None:
@@ -248,7 +248,7 @@ class Relay:
         try:
             frame = wire.decode_from_device(message)
         except BadFrame as error:
-            log.debug("connection %s sent something malformed", self._numbers.name(number))
+            self._debug("connection %s sent something malformed", number)
             effects = self.hub.refuse(number, ErrorCode(error.relay_code), self.now())
         else:
             if self._cluster is not None and self._cluster.asks(connection, frame):
@@ -281,7 +281,7 @@ class Relay:
             self.perform(self.hub.disconnect(connection.number, self.now()))
             # Last: until then the hub may still speak of it, though nothing is sent any more.
             del self._sockets[connection.number]
-            log.debug("connection %s is closed", self._numbers.name(connection.number))
+            self._debug("connection %s is closed", connection.number)
         self._quiet.set()
 
     # --- inside -------------------------------------------------------------------------
@@ -322,6 +322,11 @@ class Relay:
         if touched:
             self._quiet.set()
         return list(touched)
+
+    def _debug(self, text: str, number: int) -> None:
+        # A name takes time to make, and is mostly for nobody.
+        if log.isEnabledFor(logging.DEBUG):
+            log.debug(text, self._numbers.name(number))
 
     def _running(self) -> int:
         """Sessions that are here, or that a connection of ours is in."""

@@ -188,7 +188,10 @@ class Home:
                 store.remember(key, file.key_alias, allow_list.updated_at)
                 disk.write_new(stage / IDENTITY_FILE, file.encode())
                 backup = staging.back_up(directory, stage, now) if exists else None
-                staging.commit(directory, stage)
+                # Its operator may have put it there, and named it.
+                named = secret.of_operator
+                keep_passphrase = named is not None and named.lies_beside_key(directory)
+                staging.commit(directory, stage, keep_passphrase=keep_passphrase)
         home = cls(settings, file)
         # The one above lies in the stage, which is gone.
         store = keystore.open_store(choice.backend, directory, means)

@@ -25,6 +25,10 @@ class Found:
     secret: bytes = field(repr=False)
     source: str
 
+    def lies_beside_key(self, directory: Path) -> bool:
+        """Whether it is that of `<directory>/.passphrase`, whoever named that file."""
+        return Path(self.source).resolve() == (directory / FILE).resolve()
+
 
 def generate() -> bytes:
     """A new passphrase, as text that a person can copy: hexadecimal, like Node's."""
@@ -95,11 +99,13 @@ class ForNewKey:
         self._settings = settings
         self._directory = directory
         self.generated: bytes | None = None
+        self.of_operator: Found | None = None
 
     def __call__(self) -> bytes:
         """The passphrase; `generated` says afterwards whether it is to be written."""
-        if found := from_operator(self._settings):
-            return found.secret
+        self.of_operator = from_operator(self._settings)
+        if self.of_operator is not None:
+            return self.of_operator.secret
         if self._directory is not None and disk.exists(self._directory / FILE):
             return find(self._settings, self._directory).secret
         self.generated = generate()

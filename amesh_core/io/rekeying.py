@@ -51,7 +51,7 @@ def change(home: Home, new: bytes | None) -> Changed:
     secret = passphrase.generate() if new is None else new
     # Now, as AMESH_PASSPHRASE_FILE may name what will be gone.
     found = passphrase.from_operator(home.settings)
-    was_beside_key = Path(before.source).resolve() == (directory / passphrase.FILE).resolve()
+    was_beside_key = before.lies_beside_key(directory)
     alias, public = home.file.key_alias, home.identity.public_key
     path = Path(KEYS) / f"{alias}.key.json"
     seen = disk.stamp(directory / path)

@@ -95,8 +95,10 @@ def back_up(directory: Path, staging: Path, now: float) -> Path:
     return directory / target
 
 
-def commit(directory: Path, staging: Path) -> None:
+def commit(directory: Path, staging: Path, *, keep_passphrase: bool = False) -> None:
     """Let the new identity take the place of what is there.
+
+    `keep_passphrase`: `.passphrase` is that of the new identity, too.
 
     Raises:
         HomeUnwritable: before the rename, nothing happened; after it, the next one to open
@@ -105,6 +107,8 @@ def commit(directory: Path, staging: Path) -> None:
     with disk.explained(directory):
         present = [*(directory / KEYS).glob("*"), *(directory / name for name in _OF_ONE_IDENTITY)]
         old = {path.relative_to(directory) for path in present if path.is_file()}
+    if keep_passphrase:
+        old.discard(Path(PASSPHRASE_FILE))
     amend(directory, staging, discard=old)
 
 

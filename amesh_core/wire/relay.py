@@ -18,6 +18,7 @@ import json
 import re
 from dataclasses import dataclass, field
 from enum import StrEnum
+from json.encoder import encode_basestring
 from typing import Any, Final
 
 from amesh_core.errors import BadFrame as BadFrame
@@ -166,6 +167,17 @@ class BootstrapReject:
 DeviceFrame = (
     Listen | Connect | Data | Done | BootstrapWatch | BootstrapInit | BootstrapAck | BootstrapReject
 )
+_OtherFrame = (
+    Listen
+    | Connect
+    | RelayErrorFrame
+    | BootstrapWatch
+    | BootstrapWatching
+    | BootstrapInit
+    | BootstrapAck
+    | BootstrapAcked
+    | BootstrapReject
+)
 RelayFrame = (
     Ack
     | PeerFound
@@ -246,27 +258,31 @@ def decode_from_relay(text: str | bytes) -> RelayFrame:
 
 def encode(frame: DeviceFrame | RelayFrame) -> str:
     """Write a frame as the JSON text of one text frame."""
-    return _ENCODER.encode(_fields(frame))
+    match frame:
+        # Most of what a relay writes, by far; the same text as below in a tenth of the time.
+        case Data(payload):
+            return f'{{"type":"data","payload":{encode_basestring(payload)}}}'
+        case Ack() | PeerFound() | Done():
+            return _CONSTANT[type(frame)]
+        case _:
+            return _ENCODER.encode(_fields(frame))
 
 
 # Made once: json.dumps with options makes a new one for every frame.
 _ENCODER: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
+_CONSTANT: Final = {
+    Ack: '{"type":"ack","message":"session_open"}',
+    PeerFound: '{"type":"peer_found"}',
+    Done: '{"type":"done"}',
+}
 
 
-def _fields(frame: DeviceFrame | RelayFrame) -> dict[str, str]:
+def _fields(frame: _OtherFrame) -> dict[str, str]:
     match frame:
         case Listen(otc):
             return {"type": "listen", "otc": otc}
         case Connect(otc):
             return {"type": "connect", "otc": otc}
-        case Ack():
-            return {"type": "ack", "message": "session_open"}
-        case PeerFound():
-            return {"type": "peer_found"}
-        case Data(payload):
-            return {"type": "data", "payload": payload}
-        case Done():
-            return {"type": "done"}
         case RelayErrorFrame(code):
             return {"type": "error", "code": code}
         case BootstrapWatch(jti):

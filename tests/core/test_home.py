@@ -464,6 +464,20 @@ def test_the_operators_passphrase_is_never_written(
         Home.open(at(directory)).key()
 
 
+def test_the_operators_passphrase_beside_the_key_is_not_deleted(directory: Path) -> None:
+    """`.passphrase` is of the old identity, or nobody's, unless its operator names it."""
+    directory.mkdir(0o700)
+    beside = directory / ".passphrase"
+    beside.write_text("hunter-two-and-a-half")
+    beside.chmod(0o400)
+    settings = at(directory, passphrase_file=directory / "." / ".passphrase")
+    for _ in range(2):
+        create(directory, settings=settings, replace=True)
+        assert beside.read_text() == "hunter-two-and-a-half"
+        assert_unlocks(settings)
+        assert_unlocks(at(directory))
+
+
 def test_init_with_an_unusable_passphrase_leaves_nothing(directory: Path) -> None:
     with pytest.raises(NoPassphrase):
         create(directory, settings=at(directory, passphrase_file=directory / "nowhere"))

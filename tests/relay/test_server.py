@@ -254,6 +254,7 @@ def test_who_sends_much_has_to_wait(monkeypatch: pytest.MonkeyPatch) -> None:
             async with connect(url, proxy=None) as other:
                 await say(other, wire.BootstrapWatch(JTI))
                 assert await hear(other) == wire.BootstrapWatching(JTI)
+            device.transport.abort()  # no farewell is read from it, either
 
     asyncio.run(story())
 

@@ -52,22 +52,25 @@ def put(source: Path, place: Path) -> None:
     aside.replace(place)
 
 
+@pytest.mark.parametrize("half", ["key", "certificate"])
 def test_a_renewed_certificate_is_shown_from_then_on(
-    certificate: Certificate, renewed: Certificate
+    certificate: Certificate, renewed: Certificate, half: str
 ) -> None:
+    steps = [(renewed.key, certificate.key), (renewed.certificate, certificate.certificate)]
+    first, second = steps if half == "key" else reversed(steps)
     old = certificate.certificate.read_text()
     with (
         relay_process(*options(certificate)) as relay,
         device(relay, trust=certificate.for_client()) as inside,
     ):
         assert shown(relay) == old
-        put(renewed.key, certificate.key)
+        put(*first)
         relay.process.send_signal(signal.SIGHUP)
-        # Half of a renewal: the new key, and not yet its certificate.
+        # Half of a renewal: the other half is not there yet.
         relay.says("the new certificate cannot be used, the old one stays")
         assert "the certificate is not for this key" in relay.log()
         assert shown(relay) == old
-        put(renewed.certificate, certificate.certificate)
+        put(*second)
         relay.process.send_signal(signal.SIGHUP)
         relay.says("the certificate was loaded again")
         assert shown(relay) == renewed.certificate.read_text()

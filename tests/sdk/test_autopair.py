@@ -366,8 +366,14 @@ import os, socket, sys, threading, time
 from amesh_core.keystore import encrypted_file
 from amesh_core.wire.files import Argon2Cost
 encrypted_file.COST = Argon2Cost(t=1, m=8, p=1)
+from amesh_core.io import announcing
 from amesh_sdk import amesh, autopair
 autopair.START_SECONDS = {start}
+read = announcing.read
+def read_slowly(directory):
+    threading.Event().wait(0.15)
+    return read(directory)
+announcing.read = read_slowly
 asked = threading.Event()
 def hanging(*args, **kwargs):
     asked.set()
@@ -387,7 +393,8 @@ sys.stdout.write("done")
 def test_the_end_of_a_program_is_quick_and_clean(what: str, directory: Path) -> None:
     """While a resolver hangs, or a relay says nothing: at once, without a word on stderr.
 
-    In development mode, too, in which asyncio complains of whoever keeps its loop.
+    In development mode, too, in which asyncio complains of what keeps a loop for 100 ms, as a
+    slow disk does.
     """
     start_seconds = 60 if what == "waiting to begin" else 0
     hangs, waits = what == "name does not resolve", what == "nobody answers"
