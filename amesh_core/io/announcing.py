@@ -53,7 +53,7 @@ TURN_SECONDS: Final = 5.0
 # section 4 and of `provision_watch`.
 _REFUSALS: Final = {
     "no_watcher": "its controller is not waiting for it now",
-    "token_already_used": "another device has used the token",
+    "token_already_used": "the token was used, by this device or another",
     "token_not_usable": "the controller has cancelled the token, or revoked what came of it",
     "already_listed": "the controller lists this device already",
     "relay_overloaded": "the relay is busy",
