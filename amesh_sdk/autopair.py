@@ -175,12 +175,20 @@ class _DaemonThreads(ThreadPoolExecutor):
             except (OSError, UnicodeError) as error:  # what a look-up raises
                 future.set_exception(error)
 
-        threading.Thread(target=run, name="amesh-resolve", daemon=True).start()
+        try:
+            threading.Thread(target=run, name="amesh-resolve", daemon=True).start()
+        except RuntimeError as error:  # no more threads, or the interpreter is about to end
+            future.set_exception(OSError(str(error)))
         return future
 
 
+class _Loop(asyncio.SelectorEventLoop):
+    async def shutdown_default_executor(self, *_: object, **__: object) -> None:
+        """Wait for no thread: for that it would start one, which Python 3.12 refuses at its end."""
+
+
 def _new_loop() -> asyncio.AbstractEventLoop:
-    loop = asyncio.SelectorEventLoop()
+    loop = _Loop()
     loop.set_default_executor(_DaemonThreads())
     # Importing `websockets` keeps it for 170 ms. Nobody else is on it, so asyncio's debug mode
     # has nothing to complain of.

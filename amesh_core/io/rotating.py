@@ -116,8 +116,12 @@ def begin(home: Home, *, backend: str | None, now: float) -> Waiting:
         with staging.staged(home.directory) as stage:
             store = keystore.open_store(wanted, stage, Means(secret, home.settings.tpm_tcti))
             new = store.create()
+            # From the rename on it counts, though rotation.json may not be in its place yet.
             with keystore.deleted_after_an_error(
-                store, device_id(new.public), unless=lambda: isinstance(find(home), Pending)
+                store,
+                device_id(new.public),
+                unless=lambda: staging.is_replacing(home.directory)
+                or isinstance(find(home), Pending),
             ):
                 statement = rotation.state(old, new, home.identity.friendly_name, now)
                 key = OtherKey(device_id(new.public), new.public, wanted)

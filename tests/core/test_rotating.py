@@ -481,6 +481,23 @@ def test_a_key_that_cannot_be_recorded_is_not_left_behind(
     assert snapshot(home.directory) == before
 
 
+def test_a_key_that_counts_already_is_kept_when_the_rest_fails(
+    home: Home, chip: Chip, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the rename on the next command goes on, and needs the key."""
+
+    def full(directory: Path) -> None:
+        raise HomeUnwritable(f"{directory}: no space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(staging, "_move_in", full)
+        with pytest.raises(HomeUnwritable):
+            begin(home, CHIP)
+    waiting = begin(home, CHIP)
+    assert not waiting.is_new
+    assert chip.keys == {device_id(waiting.statement.new_key)}
+
+
 def test_a_key_that_waits_and_is_gone(home: Home, chip: Chip) -> None:
     begin(home, CHIP)
     for path in chip.place.glob("keys/*"):

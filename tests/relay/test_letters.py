@@ -220,6 +220,45 @@ def test_a_relay_that_counts_as_dead_ends_its_sessions_on_both_sides() -> None:
     in_town(story)
 
 
+def test_a_relay_that_is_told_of_its_death_ends_its_guests_at_once() -> None:
+    async def story(town: Town) -> None:
+        home, other = town.place("home"), town.place("other")
+        _, controller = await met(town, home, other)
+        home.cluster.died("other")
+        await town.rest()
+        assert controller.heard[-1] == error("peer_disconnected")
+
+    in_town(story)
+
+
+def test_a_guest_that_left_unheard_is_missed_at_the_next_word() -> None:
+    async def story(town: Town) -> None:
+        target, controller = await met(town, town.place("home"), town.place("other"))
+        controller.leave()
+        town.mail.clear()
+        target.say(WORDS[0])
+        await town.rest()
+        assert target.heard[-1] == error("peer_disconnected")
+        assert town.is_empty()
+
+    in_town(story)
+
+
+def test_a_guest_that_is_held_back_when_all_is_lost_is_read_again() -> None:
+    async def story(town: Town) -> None:
+        home, other = town.place("home"), town.place("other")
+        target, controller = await met(town, home, other)
+        target.pause_writing()
+        controller.say(WORDS[0])
+        await town.rest()
+        assert not reads(controller)
+        other.cluster.lost()
+        assert controller.heard[-1] == error("peer_disconnected")
+        assert reads(controller)
+
+    in_town(story)
+
+
 def test_out_of_touch_guests_end_and_others_go_on() -> None:
     async def story(town: Town) -> None:
         home, other = town.place("home"), town.place("other")
@@ -349,6 +388,23 @@ def test_who_is_sent_away_while_asked_keeps_nothing() -> None:
     in_town(story)
 
 
+def test_a_controller_that_is_sent_away_while_asked_is_no_guest() -> None:
+    async def story(town: Town) -> None:
+        home, other = town.place("home"), town.place("other")
+        target, controller = home.open(), other.open()
+        target.say(wire.Listen(CODE))
+        await town.rest()
+        town.gate.clear()
+        controller.say(wire.Connect(CODE))
+        await other.relay.drain(0)
+        town.gate.set()
+        await town.rest()
+        assert target.heard == [wire.Ack(), error("otc_expired")]
+        assert town.is_empty()
+
+    in_town(story)
+
+
 # --- a limit of our own, and claims that are not so ---------------------------------------
 
 
@@ -383,6 +439,27 @@ def test_a_second_watcher_at_one_relay_takes_nothing_from_the_first() -> None:
         target.say(INIT)
         await town.rest()
         assert first.heard == [wire.BootstrapWatching(JTI), INIT]
+
+    in_town(story)
+
+
+def test_a_code_whose_controller_our_own_limit_refuses_is_spent() -> None:
+    """For the others it is in use: its target would wait for nobody."""
+
+    async def story(town: Town) -> None:
+        home = town.place("home")
+        target, controller = home.open(), home.open()
+        target.say(wire.Listen(CODE))
+        await town.rest()
+        for number in range(5):
+            town.codes[f"00000{number}"] = ("home", "waiting")
+            controller.say(wire.Connect(f"00000{number}"))
+            await town.rest()
+        controller.say(wire.Connect(CODE))
+        await town.rest()
+        assert controller.heard[-1] == error("rate_limited")
+        assert target.heard == [wire.Ack(), error("otc_expired")]
+        assert not town.codes
 
     in_town(story)
 

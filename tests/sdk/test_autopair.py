@@ -450,6 +450,35 @@ def test_a_failing_look_up_is_one_more_relay_that_is_away(
     assert not autopair._announcers[directory]._thread.is_alive()
 
 
+def no_more_threads(*args: Any) -> None:
+    raise RuntimeError("can't create new thread at interpreter shutdown")
+
+
+@pytest.mark.usefixtures("_at_once")
+def test_it_ends_where_no_thread_can_begin_any_more(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As at the end of a program, from Python 3.12 on; what a thread raises fails the test."""
+    with held_relay() as (url, relay):
+        OpenHome(given(monkeypatch, good(relay=url))).key()
+        relay.wait_for(1)
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", no_more_threads)
+            autopair._stop()
+        assert not autopair._announcers[directory]._thread.is_alive()
+
+
+def test_a_name_is_not_looked_up_without_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which is one more relay that is away, and no traceback in a log."""
+
+    async def look_up() -> None:
+        await asyncio.get_running_loop().getaddrinfo("relay.example", 443)
+
+    monkeypatch.setattr(threading.Thread, "start", no_more_threads)
+    with asyncio.Runner(loop_factory=autopair._new_loop) as runner, pytest.raises(OSError):
+        runner.run(look_up())
+
+
 def test_without_a_thread_everything_else_works(
     directory: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

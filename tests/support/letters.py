@@ -59,8 +59,8 @@ class Device(Connection):
     def say(self, *frames: wire.DeviceFrame | str | bytes) -> None:
         """It sends these in one piece."""
         for frame in frames:
-            is_raw = isinstance(frame, str | bytes)
-            self.place.relay.receive(self, frame if is_raw else wire.encode(frame))
+            message = frame if isinstance(frame, str | bytes) else wire.encode(frame)
+            self.place.relay.receive(self, message)
 
     def leave(self) -> None:
         """Its socket is closed."""
