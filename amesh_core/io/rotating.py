@@ -120,8 +120,9 @@ def begin(home: Home, *, backend: str | None, now: float) -> Waiting:
             with keystore.deleted_after_an_error(
                 store,
                 device_id(new.public),
-                unless=lambda: staging.is_replacing(home.directory)
-                or isinstance(find(home), Pending),
+                unless=lambda: (
+                    staging.is_replacing(home.directory) or isinstance(find(home), Pending)
+                ),
             ):
                 statement = rotation.state(old, new, home.identity.friendly_name, now)
                 key = OtherKey(device_id(new.public), new.public, wanted)

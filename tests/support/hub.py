@@ -41,23 +41,23 @@ class House:
         self.perform(self.hub.connect(number, client_of(ip_address(address)), self.now))
         return number
 
-    def say(self, number: int, frame: wire.DeviceFrame) -> list[Effect]:
+    def say(self, number: int, frame: wire.DeviceFrame) -> list[Deliver | Hangup]:
         """A client sends a frame; returns all that the hub did about it."""
         self.wait(0)
         return self.perform(self.hub.receive(number, frame, self.now))
 
-    def leave(self, number: int) -> list[Effect]:
+    def leave(self, number: int) -> list[Deliver | Hangup]:
         """A client's connection is gone."""
         self.wait(0)
         self._here.discard(number)
         return self.perform(self.hub.disconnect(number, self.now))
 
-    def wait(self, seconds: float) -> list[Effect]:
+    def wait(self, seconds: float) -> list[Deliver | Hangup]:
         """Time passes, and the relay looks at its clock."""
         self.now += seconds
         return self.perform(self.hub.tick(self.now))
 
-    def perform(self, effects: list[Effect]) -> list[Effect]:
+    def perform(self, effects: list[Effect]) -> list[Deliver | Hangup]:
         """Record effects as a client would see them; returns those that clients see."""
         seen = [effect for effect in effects if isinstance(effect, Deliver | Hangup)]
         self.told += [effect for effect in effects if not isinstance(effect, Deliver | Hangup)]
