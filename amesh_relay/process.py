@@ -67,13 +67,13 @@ class Process:
     def _inspected(self, address: tuple[str, int] | None) -> Inspection | None:
         if address is None:
             return None
-        if not self._relay.has_metrics:
+        if not self._relay.desk.has_metrics:
             raise UsageError("--metrics needs: pip install 'authmesh[relay]'")
         try:
             listener = sockets.bind(*address)
         except UsageError as error:
             raise UsageError(f"--metrics: {error}") from None
-        return Inspection(listener, self._relay.inspected, time.monotonic)
+        return Inspection(listener, self._relay.desk.inspected, time.monotonic)
 
     def run(self) -> None:
         """Run until it is told to stop; prints one line when devices can connect."""
@@ -188,9 +188,9 @@ class Process:
     def _refresh_secrets(self) -> None:
         if self._certificate:
             self._certificate.refresh()
-        if self._relay.tokens:
+        if self._relay.desk.tokens:
             try:
-                self._relay.tokens.read_again()
+                self._relay.desk.tokens.read_again()
             except UsageError as error:
                 log.error("the access tokens stay as they were: %s", error)
 
@@ -219,7 +219,7 @@ def check(config: Config) -> None:
     shared_state(config.state)
     # Without its state, which another relay may be using.
     relay = Relay(replace(config, state=MEMORY), time.monotonic)
-    if config.metrics and not relay.has_metrics:
+    if config.metrics and not relay.desk.has_metrics:
         raise UsageError("--metrics needs: pip install 'authmesh[relay]'")
 
 

@@ -12,7 +12,6 @@ import logging
 import time
 from collections.abc import Callable, Iterable
 from datetime import UTC, date, datetime
-from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
 from websockets.http11 import Request, Response
@@ -20,12 +19,12 @@ from websockets.http11 import Request, Response
 from amesh_core.errors import BadFrame
 from amesh_core.wire import relay as wire
 from amesh_core.wire.relay import ErrorCode
-from amesh_relay import web
 from amesh_relay.addresses import Address, client_address, client_of
 from amesh_relay.cluster import Cluster
 from amesh_relay.config import Config
 from amesh_relay.connection import READ_BUFFER_BYTES, Connection
 from amesh_relay.counts import Counts
+from amesh_relay.desk import Desk
 from amesh_relay.doors import Doors
 from amesh_relay.guests import Leg
 from amesh_relay.hub import Hub
@@ -36,7 +35,6 @@ from amesh_relay.roles import GOING_AWAY, Burned, Deliver, Effect, Freed, Hangup
 from amesh_relay.state.choice import burned_file, shared_state
 
 if TYPE_CHECKING:
-    from amesh_relay.metrics import Metrics
     from amesh_relay.state import SharedState
 
 log: Final = logging.getLogger("amesh.relay")
@@ -65,11 +63,7 @@ class Relay:
         self._limits = config.limits
         self._proxies = config.trusted_proxies
         self._proxy_protocol = config.proxy_protocol
-        self.tokens = (
-            web.AccessTokens(config.access_token_file) if config.access_token_file else None
-        )
-        self._metrics = _metrics(self)
-        self._metrics_are_elsewhere = config.metrics is not None
+        self.desk = Desk(self, config)
         self.hub = Hub(config.limits)
         self._doors = Doors(config.limits, self._proxies)
         self._patience = Patience()
@@ -105,9 +99,9 @@ class Relay:
         return self.hub.sessions
 
     @property
-    def has_metrics(self) -> bool:
-        """Whether what they need is installed."""
-        return self._metrics is not None
+    def is_alone(self) -> bool:
+        """Whether it cannot reach what it shares with other relays."""
+        return self._state is not None and not self._state.is_available
 
     def connection(self) -> Connection:
         """What asyncio makes of a socket that it accepts."""
@@ -177,27 +171,6 @@ class Relay:
         if self._burned is not None:
             self._burned.close()
 
-    def inspected(self, request: Request) -> Response:
-        """What operators ask: is it up, does it take devices, what has it done."""
-        match web.path_of(request):
-            case "/health":
-                state = {
-                    "status": "ok",
-                    "connections": self.hub.connections,
-                    "sessions": self.hub.sessions,
-                }
-                return web.json_answer(HTTPStatus.OK, state)
-            case "/ready" if self.is_draining:
-                return web.busy_answer("draining")
-            case "/ready" if self._state is not None and not self._state.is_available:
-                return web.busy_answer("the shared state is away")
-            case "/ready":
-                return web.text_answer(HTTPStatus.OK, "ready")
-            case "/metrics" if self._metrics is not None:
-                return web.answer(HTTPStatus.OK, self._metrics.content_type, self._metrics.text())
-            case _:
-                return web.text_answer(HTTPStatus.NOT_FOUND, "not found")
-
     # --- what a connection tells (connection.House) -------------------------------------
 
     def enter(self, connection: Connection) -> bool:
@@ -213,17 +186,7 @@ class Relay:
     def answer(self, connection: Connection, request: Request) -> Response | None:
         """Plain HTTP is answered here, and who may not be a WebSocket."""
         self._patience.answered(connection)
-        if web.path_of(request) != "/ws":
-            if web.path_of(request) == "/metrics" and self._metrics_are_elsewhere:
-                return web.text_answer(HTTPStatus.NOT_FOUND, "not found")
-            return self.inspected(request)
-        if self.tokens is not None and not self.tokens.admits(request.headers):
-            return web.unauthorized_answer()
-        if self.is_draining:
-            return web.busy_answer("this relay is about to stop")
-        if self._state is not None and not self._state.is_available:
-            return web.busy_answer("this relay cannot reach what it shares with others")
-        return None
+        return self.desk.answer(request)
 
     def open(self, connection: Connection, request: Request) -> None:
         """A WebSocket is found a place at the hub."""
@@ -335,15 +298,6 @@ class Relay:
     async def _change(self) -> None:
         self._quiet.clear()
         await self._quiet.wait()
-
-
-def _metrics(relay: Relay) -> Metrics | None:
-    """None where prometheus-client is not installed."""
-    try:
-        from amesh_relay.metrics import Metrics
-    except ImportError:
-        return None
-    return Metrics(relay.counts, relay)
 
 
 def _today() -> date:

@@ -26,9 +26,7 @@ import asyncio
 import logging
 import secrets
 from collections import deque
-from collections.abc import Coroutine
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any, Final
 
 from redis.asyncio import Redis
@@ -38,10 +36,11 @@ from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, NoScriptError, RedisError, ResponseError
 
 from amesh_core.errors import UsageError
-from amesh_core.wire.relay import ErrorCode, Rejection
 from amesh_relay.roles import Burned, Freed, Unwatched
-from amesh_relay.state import Denied, Granted, Kind, Letter, Mailbox, Unknown, Verdict
+from amesh_relay.state import Letter, Mailbox, Unknown, Verdict, letters
+from amesh_relay.state.orders import Order
 from amesh_relay.state.scripts import ALIVE_SECONDS, SCRIPTS
+from amesh_relay.tasks import until_one_ends
 
 log: Final = logging.getLogger("amesh.relay")
 
@@ -55,37 +54,11 @@ CROWDED_BYTES: Final = 1024 * 1024
 ROOMY_BYTES: Final = CROWDED_BYTES // 2
 # At once; the answers of a thousand scripts take some 20 ms.
 MAX_BATCH: Final = 1000
-_CANCEL_AGAIN_SECONDS: Final = 0.1
 _BEAT: Final = "."
-_VERDICTS: Final[dict[str, Verdict]] = {str(why): Denied(why) for why in (*ErrorCode, *Rejection)}
 
 
 class _OutOfTouch(Exception):
     """Others may have counted this relay as dead, or its letters do not arrive."""
-
-
-@dataclass(slots=True)
-class _Order:
-    """Something to do at Redis: the name of a script or a command, and who waits for it."""
-
-    name: str
-    arguments: tuple[str, ...]
-    answer: asyncio.Future[Verdict] | None = None
-
-    @property
-    def bytes(self) -> int:
-        """About how much memory it takes."""
-        return 500 + sum(map(len, self.arguments))
-
-    def is_answered(self, answer: object) -> None:
-        """Redis said this, or nothing that counts."""
-        if self.answer is None or self.answer.done():
-            return
-        verdict: Verdict = Unknown()
-        if isinstance(answer, str):
-            is_granted = answer.startswith("@")
-            verdict = Granted(answer[1:]) if is_granted else _VERDICTS.get(answer, verdict)
-        self.answer.set_result(verdict)
 
 
 class RedisState:
@@ -111,7 +84,7 @@ class RedisState:
             ) from None
         self._shas: dict[str, str] = {}
         # In order, and in the end all answered: questions, letters, what was freed or used up.
-        self._orders: deque[_Order] = deque()
+        self._orders: deque[Order] = deque()
         self._waiting_bytes = 0
         self._to_write = asyncio.Event()
         self._heard = 0.0  # when our own last letter came back
@@ -127,7 +100,7 @@ class RedisState:
     async def run(self, mailbox: Mailbox) -> None:
         """Keep in touch until cancelled; goes on trying when nobody answers."""
         try:
-            await _until_one_ends(self._stay_in_touch(mailbox))
+            await until_one_ends(self._stay_in_touch(mailbox))
         finally:
             # Others need not wait until we count as dead.
             with suppress(RedisError, OSError, TimeoutError):
@@ -149,22 +122,22 @@ class RedisState:
         for client in (self._subscriber, self._redis):
             # What was cut short may have left half an answer on its connection.
             await client.connection_pool.disconnect()
-        async with self._subscriber.pubsub() as letters:
+        async with self._subscriber.pubsub() as box:
             async with asyncio.timeout(ANSWER_SECONDS):
-                await self._begin(letters)
+                await self._begin(box)
             self.is_available = True
             self._trouble = ""
             self._refused.clear()
             log.info("the shared state is there")
             mailbox.found()
-            await _until_one_ends(
-                self._read(letters, mailbox), self._write(mailbox), self._keep_alive(mailbox)
+            await until_one_ends(
+                self._read(box, mailbox), self._write(mailbox), self._keep_alive(mailbox)
             )
 
-    async def _begin(self, letters: PubSub) -> None:
+    async def _begin(self, box: PubSub) -> None:
         old, self.node = self.node, secrets.token_hex(8)
-        await letters.subscribe(f"{PREFIX}to:{self.node}")
-        while await letters.get_message(timeout=ANSWER_SECONDS) is None:
+        await box.subscribe(f"{PREFIX}to:{self.node}")
+        while await box.get_message(timeout=ANSWER_SECONDS) is None:
             pass  # not subscribed yet
         if old:
             await self._redis.delete(f"{PREFIX}node:{old}")
@@ -211,15 +184,15 @@ class RedisState:
             self._trouble = trouble
             log.warning("the shared state cannot be reached, trying on: %s", trouble)
 
-    async def _read(self, letters: PubSub, mailbox: Mailbox) -> None:
+    async def _read(self, box: PubSub, mailbox: Mailbox) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            message = await letters.get_message(timeout=None)
+            message = await box.get_message(timeout=None)
             if message is None or message["type"] != "message":
                 continue
             if message["data"] == _BEAT:
                 self._heard = loop.time()
-            elif (letter := _letter(message["data"])) is not None:
+            elif (letter := letters.read(message["data"])) is not None:
                 # Soon and not here: a defect in that ends no more than a frame's would.
                 loop.call_soon(mailbox.take, letter)
 
@@ -243,7 +216,7 @@ class RedisState:
             if self._waiting_bytes <= ROOMY_BYTES:
                 mailbox.roomy()
 
-    async def _do(self, batch: list[_Order]) -> list[Any]:
+    async def _do(self, batch: list[Order]) -> list[Any]:
         answers = await self._send(batch)
         unknown = [place for place, a in enumerate(answers) if isinstance(a, NoScriptError)]
         if unknown:
@@ -258,7 +231,7 @@ class RedisState:
                 log.warning("the shared state refuses %s: %s", order.name, type(answer).__name__)
         return answers
 
-    async def _send(self, batch: list[_Order]) -> list[Any]:
+    async def _send(self, batch: list[Order]) -> list[Any]:
         pipeline = self._redis.pipeline(transaction=False)
         for order in batch:
             if order.name in SCRIPTS:
@@ -309,24 +282,24 @@ class RedisState:
         """Something that was ours is not in use any more, or is used up."""
         match news:
             case Freed(otc):
-                self._order(_Order("free", (otc, self.node)))
+                self._order(Order("free", (otc, self.node)))
             case Unwatched(jti):
-                self._order(_Order("unwatch", (jti, self.node)))
+                self._order(Order("unwatch", (jti, self.node)))
             case Burned(jti):
-                self._order(_Order("burn", (jti,)))
+                self._order(Order("burn", (jti,)))
 
     def send(self, node: str, letter: Letter) -> None:
         """Write to another relay; in order, and perhaps in vain."""
-        self._order(_Order("PUBLISH", (f"{PREFIX}to:{node}", _written(letter))))
+        self._order(Order("PUBLISH", (f"{PREFIX}to:{node}", letters.written(letter))))
 
     async def _ask(self, script: str, *arguments: str) -> Verdict:
         if not self.is_available:
             return Unknown()
         answer: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
-        self._order(_Order(script, arguments, answer))
+        self._order(Order(script, arguments, answer))
         return await answer
 
-    def _order(self, order: _Order) -> None:
+    def _order(self, order: Order) -> None:
         # While Redis is away nobody could be told, and later it would be stale.
         if self.is_available:
             self._orders.append(order)
@@ -348,38 +321,3 @@ def _client(url: str, answer_seconds: float | None) -> Redis:
     pool: Any = client.connection_pool
     pool.make_connection()
     return client
-
-
-async def _until_one_ends(*work: Coroutine[None, None, None]) -> None:
-    """Do all of these until one has an error, which is raised; the others are cancelled."""
-    tasks = [asyncio.get_running_loop().create_task(one) for one in work]
-    try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        running = set(tasks)
-        while running:
-            # More than once: redis-py swallows a cancellation that comes with a time-out.
-            for task in running:
-                task.cancel()
-            _, running = await asyncio.wait(running, timeout=_CANCEL_AGAIN_SECONDS)
-    for task in tasks:
-        if not task.cancelled():
-            task.result()
-
-
-def _written(letter: Letter) -> str:
-    head = (letter.sender, letter.guest, letter.number, letter.kind, letter.client.hex())
-    return f"{' '.join(map(str, head))} {letter.code}\n{letter.text}"
-
-
-def _letter(written: str) -> Letter | None:
-    """Read a letter; what another version of a relay may write is not one."""
-    head, _, text = written.partition("\n")
-    try:
-        sender, guest, number, kind, client, code = head.split(" ")
-        return Letter(
-            sender, guest, int(number), Kind(kind), text, bytes.fromhex(client), int(code)
-        )
-    except ValueError:
-        log.warning("another relay wrote what this version does not understand")
-        return None
