@@ -314,7 +314,7 @@ def test_a_device_moves_between_files_and_the_tpm(
 def test_after_a_failed_init_nothing_is_left_in_the_tpm(
     tmp_path: Path, tpm: SoftwareTpm, tools: Tools, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*_: object) -> None:
+    def full(*_: object, **__: object) -> None:
         raise HomeUnwritable("no space left on device")
 
     monkeypatch.setattr("amesh_core.io.staging.commit", full)
