@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from amesh_cli import terminal, unacknowledged
 from amesh_cli.protection import place
 from amesh_cli.trusting import left
-from amesh_core.admission import UNPROVEN
+from amesh_core.device import BOOTSTRAP_UNPROVEN
 from amesh_core.errors import Malformed
 from amesh_core.identity import device_id
 from amesh_core.keystore import HARDWARE_BOUND
@@ -64,7 +64,7 @@ def _standing(device: Device, now: float) -> tuple[str, str]:
         standing += f", {time_left} left"
     if device.pairing == "v1":
         standing += ", older pairing"
-    if device.pairing == UNPROVEN:
+    if device.pairing == BOOTSTRAP_UNPROVEN:
         standing += ", key unproven"
     return standing, device.added_at[:10]
 

@@ -7,7 +7,6 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from amesh_cli import here, terminal
-from amesh_cli.people import shown
 from amesh_core.errors import Malformed, UsageError
 from amesh_core.identity import Role
 from amesh_core.wire.durations import parse_duration
@@ -48,6 +47,8 @@ def extend(
         NoSuchDevice, AmbiguousDevice: the list does not say which.
         NotAController: a device that this one calls, or one without a role.
     """
+    from amesh_cli.people import shown  # it is for ceremonies, and `list` needs none of that
+
     now = time.time()
     if [lasts is not None, until is not None, forever].count(True) != 1:
         raise UsageError("say when it ends with one of --for, --until and --forever")

@@ -15,10 +15,10 @@ nothing, whatever else is true.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Final
 
 from amesh_core import crypto, identity
 from amesh_core.allow_list import AllowList, Device
+from amesh_core.device import BOOTSTRAP, BOOTSTRAP_UNPROVEN, BY_BOOTSTRAP
 from amesh_core.errors import (
     AlreadyListed,
     BadAnnouncement,
@@ -32,10 +32,6 @@ from amesh_core.wire import relay as wire
 from amesh_core.wire import token
 from amesh_core.wire.encoding import instant
 from amesh_core.wire.provisioned import Minted
-
-ADDED_BY: Final = "bootstrap"
-PROVEN: Final = "bootstrap"
-UNPROVEN: Final = "bootstrap-unproven"  # the form of Node targets: nobody signed for the key
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,10 +81,10 @@ class Announced:
             raise TokenNotUsable("the device that used the token was revoked since")
         extended = allow_list.record(  # which refuses this device's own key
             Peer(device_id, self.public_key, minted.name, Role.TARGET),
-            added_by=ADDED_BY,
+            added_by=BY_BOOTSTRAP,
             now=now,
             limit=0,  # of controllers; this is none
-            pairing=PROVEN if self.proven else UNPROVEN,
+            pairing=BOOTSTRAP if self.proven else BOOTSTRAP_UNPROVEN,
         )
         return Admission(used, extended, extended.find(device_id))
 

@@ -12,6 +12,12 @@ from amesh_core.identity import Role
 from amesh_core.wire.encoding import b64, canonical_json, parse_instant, unb64
 from amesh_core.wire.files import check_alias
 
+# `addedBy` and `pairing` of an entry that a bootstrap token brought about. Of the form of Node
+# targets nobody signed for the key.
+BY_BOOTSTRAP: Final = "bootstrap"
+BOOTSTRAP: Final = "bootstrap"
+BOOTSTRAP_UNPROVEN: Final = "bootstrap-unproven"
+
 ROTATED_TO: Final = "rotatedTo"  # of a former key: the one that took its place, b64
 
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Final
 
 from amesh_core import disk, identity, keystore
-from amesh_core.admission import ADDED_BY, PROVEN
 from amesh_core.allow_list import AllowList
+from amesh_core.device import BOOTSTRAP, BY_BOOTSTRAP
 from amesh_core.errors import (
     AllowListBroken,
     IdentityExists,
@@ -178,8 +178,8 @@ class Home:
                 if bootstrap is not None:
                     allow_list = allow_list.record(
                         bootstrap.controller,
-                        added_by=ADDED_BY,
-                        pairing=PROVEN,
+                        added_by=BY_BOOTSTRAP,
+                        pairing=BOOTSTRAP,
                         now=now,
                         limit=max_controllers,
                     )
