@@ -18,6 +18,7 @@ from amesh_core.wire.rotation import MAX_STATEMENT_BYTES, Pending
 
 if TYPE_CHECKING:
     from amesh_core.allow_list import Device
+    from amesh_core.io.home import Home
     from amesh_core.rotation import Swap
     from amesh_core.wire.rotation import Statement
 
@@ -41,11 +42,22 @@ def rotate(*, backend: str | None, finish: bool, abort: bool, force: bool, yes: 
     if finish:
         _finish(force=force, yes=yes)
     elif abort:
-        dropped = rotating.abort(here.open_home())
+        dropped = _abort(here.open_home(), yes=yes)
         terminal.result(f"Dropped the new key, {device_id(dropped.new.public_key)}.")
         terminal.say("Where its statement was accepted already, revoke it and pair again.")
     else:
         _begin(backend)
+
+
+def _abort(home: Home, *, yes: bool) -> Pending:
+    file = rotating.find(home)
+    if isinstance(file, Pending) and not yes:
+        new = device_id(file.new.public_key)
+        terminal.warn(f"the new key, {new}, will be destroyed. Who has accepted it already")
+        terminal.say("  must pair with this device again.")
+        if not terminal.confirm("Destroy the new key?", flag="--yes"):
+            raise Declined
+    return rotating.abort(home)
 
 
 def _begin(backend: str | None) -> None:

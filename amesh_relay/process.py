@@ -243,7 +243,7 @@ def _listener(config: Config) -> socket.socket:
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """uvloop's event loop where it is installed: it takes a quarter less time (bench/relay.py)."""
+    """uvloop's event loop where it is installed: somewhat less time for each ceremony."""
     try:
         factory: Callable[[], asyncio.AbstractEventLoop] = import_module("uvloop").new_event_loop
     except ImportError:

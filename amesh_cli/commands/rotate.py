@@ -29,7 +29,9 @@ def rotate(
         bool,
         typer.Option("--force", help="With --finish: also if bootstrap tokens are outstanding."),
     ] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="With --finish: do not ask.")] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", help="With --finish or --abort: do not ask.")
+    ] = False,
 ) -> None:
     """Move this device on to a new key.
 

@@ -233,10 +233,15 @@ def test_tokens_are_named(stated: Mesh) -> None:
 
 def test_dropping(stated: Mesh) -> None:
     old = id_of(stated.laptop)
-    done = stated.rotate("--abort")
+    # Who has accepted the key already would be locked out, so nobody drops it unasked.
+    refused = stated.rotate("--abort")
+    assert refused.status == 2
+    assert "--yes" in refused.err
+    assert (stated.laptop / "rotation.json").exists()
+    done = stated.rotate("--abort", "--yes")
     assert "Dropped the new key, am_" in done.out
     assert id_of(stated.laptop) == old
-    assert stated.rotate("--abort").status == 9
+    assert stated.rotate("--abort", "--yes").status == 9
 
 
 @pytest.mark.parametrize(
@@ -257,7 +262,7 @@ def test_the_way_out_never_costs_the_present_key(stated: Mesh, lost: str, way_ou
         assert way_out in done.err
         assert "init" not in done.err
     if lost:
-        assert stated.rotate("--abort").status == 0
+        assert stated.rotate("--abort", "--yes").status == 0
     else:
         path.unlink()
     assert stated.rotate().status == 0
