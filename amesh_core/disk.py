@@ -6,6 +6,7 @@ becomes `HomeUnwritable` with the path, except that a file which is not there is
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import secrets
@@ -44,7 +45,9 @@ def explained(path: Path) -> Iterator[None]:
 
 
 def read(path: Path) -> bytes | None:
-    """The contents of a file, or None when there is none.
+    """The contents of a file that somebody named, or None when there is none.
+
+    It may be a pipe, which is waited for.
 
     Raises:
         HomeUnwritable: it cannot be read.
@@ -54,13 +57,26 @@ def read(path: Path) -> bytes | None:
     return None
 
 
+def read_own(path: Path) -> bytes | None:
+    """The contents of a file of our directory, or None when there is none.
+
+    Raises:
+        HomeUnwritable: it cannot be read, or is something else.
+    """
+    return _read(path, wanted=None)
+
+
 def read_private(path: Path, *, wanted: int = PRIVATE_FILE) -> bytes | None:
     """The contents of a file that only its owner may open, or None when there is none.
 
     Raises:
         UnsafePermissions: others may; `wanted` is the mode that mends it.
-        HomeUnwritable: it cannot be read.
+        HomeUnwritable: it cannot be read, or is something else.
     """
+    return _read(path, wanted=wanted)
+
+
+def _read(path: Path, *, wanted: int | None) -> bytes | None:
     with (
         explained(path),
         suppress(FileNotFoundError),
@@ -70,7 +86,8 @@ def read_private(path: Path, *, wanted: int = PRIVATE_FILE) -> bytes | None:
         mode = os.fstat(file.fileno()).st_mode
         if not stat.S_ISREG(mode):
             raise HomeUnwritable(f"{path}: not a file")
-        _check_mode(path, mode, wanted)
+        if wanted is not None:
+            _check_mode(path, mode, wanted)
         return file.read()
     return None
 
@@ -124,8 +141,26 @@ def close_to_others(path: Path) -> None:
     Raises:
         HomeUnwritable: it is not ours to change.
     """
+    check_link(path)
     with explained(path):
         path.chmod(stat.S_IMODE(path.stat().st_mode) & ~_OTHERS)
+
+
+def check_link(path: Path) -> None:
+    """As root, follow no symbolic link that leads out of what its owner has.
+
+    Root works in the directories of services (docs/decisions/0014). One that was taken over
+    must not have it write, move or copy the files of others.
+
+    Raises:
+        HomeUnwritable: it is such a link.
+    """
+    with explained(path):
+        if os.geteuid() != 0 or not path.is_symlink():
+            return
+        owner = path.lstat().st_uid
+        if owner != 0 and not (path.exists() and path.stat().st_uid == owner):
+            raise HomeUnwritable(f"{path}: a symbolic link to what does not belong to its owner")
 
 
 def make_directory(path: Path) -> None:
@@ -185,9 +220,11 @@ def replace(path: Path, data: bytes, *, mode: int = PRIVATE_FILE) -> None:
     """Put new contents in the place of a file: a reader sees the old or the new, whole.
 
     Raises:
-        HomeUnwritable: it cannot be written; the old file is as it was.
+        HomeUnwritable: it cannot be written; the old file is as it was, if nothing else is said.
     """
     # Through a symbolic link, not over it: the link is somebody's arrangement.
+    check_link(path.parent)
+    check_link(path)
     real = path.resolve()
     temporary = real.with_name(TEMPORARY_PREFIX + secrets.token_hex(8))
     try:
@@ -198,7 +235,13 @@ def replace(path: Path, data: bytes, *, mode: int = PRIVATE_FILE) -> None:
         with suppress(OSError):
             temporary.unlink()
         raise
-    sync_directory(real.parent)
+    try:
+        sync_directory(real.parent)
+    except HomeUnwritable as error:
+        # Too late to take it back: whoever opens the file finds the new contents.
+        raise HomeUnwritable(
+            f"{path} was changed, but may not outlast a loss of power: {error}"
+        ) from None
 
 
 def move(source: Path, target: Path) -> None:
@@ -244,6 +287,10 @@ def sync_directory(path: Path) -> None:
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             os.fsync(descriptor)
+        except OSError as error:
+            # Some file systems (shared folders of virtual machines) have no such thing.
+            if error.errno != errno.EINVAL:
+                raise
         finally:
             os.close(descriptor)
 
@@ -258,9 +305,14 @@ def locked(directory: Path, *, timeout_seconds: float = LOCK_TIMEOUT_SECONDS) ->
     """
     path = directory / LOCK_FILE
     with explained(path):
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE_FILE)
+        # Never through a link, nor another name of somebody's file: root gives it away.
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+        descriptor = os.open(path, flags, PRIVATE_FILE)
     try:
         with explained(path):
+            found = os.fstat(descriptor)
+            if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+                raise HomeUnwritable(f"{path}: not a file of its own")
             _give_to_owner_of(directory, descriptor)
             deadline = time.monotonic() + timeout_seconds
             while not _try_lock(descriptor):
@@ -294,4 +346,7 @@ def _give_to_owner_of(directory: Path, file: Path | int) -> None:
     # `sudo amesh revoke` must not leave files that the service can no longer read.
     if os.geteuid() == 0:
         owner = directory.stat()
-        os.chown(file, owner.st_uid, owner.st_gid)
+        if isinstance(file, int):
+            os.fchown(file, owner.st_uid, owner.st_gid)
+        else:
+            os.lchown(file, owner.st_uid, owner.st_gid)

@@ -85,7 +85,7 @@ def read(directory: Path) -> AnnounceFile | None:
         HomeUnwritable: it cannot be read.
     """
     path = directory / ANNOUNCE_FILE
-    data = disk.read(path)
+    data = disk.read_own(path)
     try:
         return None if data is None else AnnounceFile.parse(data)
     except Malformed as error:

@@ -76,7 +76,7 @@ def set_relay(home: Home, url: str | None) -> None:
     with disk.locked(home.directory):
         staging.settle(home.directory)
         try:
-            data = with_relay(disk.read(path), url)
+            data = with_relay(disk.read_own(path), url)
         except Malformed as error:
             raise UsageError(f"{path}: {error}") from None
         disk.replace(path, data)

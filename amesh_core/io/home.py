@@ -208,7 +208,7 @@ class Home:
             UsageError: config.json is not JSON, or its relay no ws:// or wss:// URL.
         """
         path = self.directory / CONFIG_FILE
-        data = disk.read(path)
+        data = disk.read_own(path)
         try:
             return parse_config(data) if data is not None else None
         except Malformed as error:

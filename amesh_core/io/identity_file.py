@@ -8,8 +8,14 @@ from contextlib import suppress
 from pathlib import Path
 
 from amesh_core import disk
-from amesh_core.errors import HomeBusy, HomeUnwritable, IdentityDamaged, Malformed
-from amesh_core.identity import device_id
+from amesh_core.errors import (
+    HomeBusy,
+    HomeUnwritable,
+    IdentityDamaged,
+    IdentityReplaced,
+    Malformed,
+)
+from amesh_core.identity import Identity, device_id
 from amesh_core.io import passphrase, staging
 from amesh_core.io.staging import IDENTITY_FILE
 from amesh_core.wire.files import IdentityFile
@@ -34,7 +40,7 @@ def read_settled(directory: Path) -> IdentityFile | None:
 
 def read(directory: Path) -> IdentityFile | None:
     path = directory / IDENTITY_FILE
-    data = disk.read(path)
+    data = disk.read_own(path)
     if data is None:
         return None
     try:
@@ -43,6 +49,20 @@ def read(directory: Path) -> IdentityFile | None:
         raise IdentityDamaged(f"{path}: {error}") from None
     if file.device_id != device_id(file.public_key):
         raise IdentityDamaged(f"{path}: deviceId is not that of publicKey")
+    return file
+
+
+def unreplaced(directory: Path, ours: Identity) -> IdentityFile:
+    """identity.json as it is now, while it is still that of `ours`; the caller holds the lock.
+
+    Raises:
+        IdentityReplaced: there is another identity, or none.
+        IdentityDamaged, HomeUnwritable: it cannot be read, or what was cut off not finished.
+    """
+    staging.settle(directory)
+    file = read(directory)
+    if file is None or file.public_key != ours.public_key:
+        raise IdentityReplaced(ours.device_id, str(directory))
     return file
 
 
@@ -63,12 +83,13 @@ def move_passphrase_out(directory: Path, file: IdentityFile) -> IdentityFile:
     path = directory / IDENTITY_FILE
     try:
         with disk.locked(directory):
+            staging.settle(directory)
             file = read(directory) or file
             if file.passphrase is None:
                 return file
             secret = file.passphrase.encode("utf-8", "surrogatepass")
             target = directory / passphrase.FILE
-            present = disk.read(target)
+            present = disk.read_own(target)
             if present is None:
                 disk.replace(target, secret, mode=passphrase.MODE)
             elif passphrase.without_newline(present) != secret:

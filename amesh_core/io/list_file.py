@@ -74,7 +74,7 @@ class ListFile:
         Raises:
             AllowListTampered, AllowListMissing: as `read`.
         """
-        data = disk.read(self._path)
+        data = disk.read_own(self._path)
         if data is None:
             raise AllowListMissing(f"there is no {self._path}")
         return AllowList.parse(data, self._key)
@@ -91,7 +91,7 @@ class ListFile:
         """Seal and write a list that is stamped as the newest; the caller holds the lock.
 
         Raises:
-            HomeUnwritable: it cannot be written; the old list is as it was.
+            HomeUnwritable: it cannot be written; the old list is as it was, as `disk.replace`.
         """
         data = allow_list.encode(self._key)
         with self._guard:

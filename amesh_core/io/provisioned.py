@@ -15,6 +15,7 @@ from amesh_core import crypto, disk, identity
 from amesh_core.admission import Announced
 from amesh_core.allow_list import Device
 from amesh_core.errors import Malformed, NoSuchToken, TokenNotUsable, TokenRecordsBroken
+from amesh_core.io import identity_file
 from amesh_core.io.home import Home
 from amesh_core.wire.encoding import instant, parse_instant
 from amesh_core.wire.provisioned import Minted, ProvisionedFile
@@ -156,6 +157,8 @@ def _settle(home: Home, jti: str, now: float) -> None:
 def _editing(home: Home) -> Iterator[_Edit]:
     home.key()  # before the lock: nobody need wait for the unlocking
     with disk.locked(home.directory):
+        # A new identity begins without tokens; ours would be under a seal that it cannot check.
+        identity_file.unreplaced(home.directory, home.identity)
         edit = _Edit(read(home))
         yield edit
         _write(home, edit.tokens)

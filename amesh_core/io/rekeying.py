@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from amesh_core import disk
-from amesh_core.errors import HomeBusy, IdentityReplaced, UsageError
+from amesh_core.errors import HomeBusy, UsageError
 from amesh_core.io import identity_file, passphrase, staging
 from amesh_core.io.home import Home
 from amesh_core.io.staging import IDENTITY_FILE, KEYS, ROTATION_FILE
@@ -59,10 +59,7 @@ def change(home: Home, new: bytes | None) -> Changed:
     store = encrypted_file.open_store(directory, Means(lambda: before.secret))
     data = store.under_another(alias, public, secret)
     with disk.locked(directory):
-        staging.settle(directory)
-        file = identity_file.read(directory)
-        if file is None or file.public_key != public:
-            raise IdentityReplaced(home.identity.device_id, str(directory))
+        file = identity_file.unreplaced(directory, home.identity)
         _check_no_rotation(directory)
         if disk.stamp(directory / path) != seen:
             raise HomeBusy(f"{directory / path} was changed meanwhile")

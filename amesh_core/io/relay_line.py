@@ -240,6 +240,8 @@ def _unreachable(url: str, error: Exception, access_token: str | None) -> RelayU
         case InvalidStatus() if error.response.status_code == HTTPStatus.UNAUTHORIZED:
             had_one = "it does not accept our access token"
             return RelayWantsToken(url, had_one if access_token else "it wants an access token")
+        case InvalidStatus() if error.response.status_code == HTTPStatus.TOO_MANY_REQUESTS:
+            return RelayBusy(url, "too many wrong access tokens came from this address")
         case InvalidStatus() if error.response.status_code == HTTPStatus.SERVICE_UNAVAILABLE:
             return RelayBusy(url, "it takes no devices at the moment")
         case _:

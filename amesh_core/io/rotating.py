@@ -21,7 +21,6 @@ from pathlib import Path
 from amesh_core import disk, keystore, rotation
 from amesh_core.errors import (
     BadStatement,
-    IdentityReplaced,
     KeyFileDamaged,
     KeyMissing,
     Malformed,
@@ -72,7 +71,7 @@ def find(home: Home) -> Pending | Retiring | None:
         RotationFileDamaged: rotation.json cannot be read, or is not of the present key.
     """
     path = home.directory / ROTATION_FILE
-    data = disk.read(path)
+    data = disk.read_own(path)
     try:
         file = None if data is None else parse_rotation_file(data)
     except Malformed as error:
@@ -172,12 +171,12 @@ def finish(home: Home, *, force: bool, now: float) -> Home:
         HomeUnwritable, HomeBusy, IdentityReplaced: the directory cannot be changed.
     """
     home.key()
-    with _alone(home):
+    with _alone(home) as present:
         match find(home):
             case None:
                 raise NoNewKey(str(home.directory))
             case Pending() as file:
-                _take_over(home, file, force=force, now=now)
+                _take_over(home, present, file, force=force, now=now)
     # Opened anew, it is the directory of the new key, whose old one is to be destroyed.
     renewed = Home.open(home.settings)
     with _alone(renewed):
@@ -185,7 +184,9 @@ def finish(home: Home, *, force: bool, now: float) -> Home:
     return renewed
 
 
-def _take_over(home: Home, file: Pending, *, force: bool, now: float) -> None:
+def _take_over(
+    home: Home, present: IdentityFile, file: Pending, *, force: bool, now: float
+) -> None:
     new = _load(home, file, now)
     store = _store(home, file.new.storage_backend)
     directory = home.directory
@@ -202,7 +203,7 @@ def _take_over(home: Home, file: Pending, *, force: bool, now: float) -> None:
         disk.write_new(stage / ALLOW_LIST_FILE, carried.encode(new))
         old = OtherKey(home.file.key_alias, home.identity.public_key, home.backend)
         disk.write_new(stage / ROTATION_FILE, Retiring(old).encode())
-        disk.write_new(stage / IDENTITY_FILE, _identity(home, file).encode())
+        disk.write_new(stage / IDENTITY_FILE, _identity(present, file).encode())
         store.remember(new, file.new.key_alias, carried.updated_at)
         discard = [Path(ANNOUNCE_FILE)]
         if file.new.storage_backend != "encrypted-file":
@@ -210,9 +211,10 @@ def _take_over(home: Home, file: Pending, *, force: bool, now: float) -> None:
         staging.amend(directory, stage, discard=discard)
 
 
-def _identity(home: Home, file: Pending) -> IdentityFile:
+def _identity(present: IdentityFile, file: Pending) -> IdentityFile:
+    # As it is on disk now: name and limit may have been changed since it was opened.
     return dataclasses.replace(
-        home.file,
+        present,
         device_id=device_id(file.new.public_key),
         key_alias=file.new.key_alias,
         public_key=file.new.public_key,
@@ -277,11 +279,7 @@ def _is_passphrase_of_new_key_only(home: Home, file: Pending) -> bool:
 
 
 @contextmanager
-def _alone(home: Home) -> Iterator[None]:
-    """The lock of the directory, while it is still that of this identity."""
+def _alone(home: Home) -> Iterator[IdentityFile]:
+    """The lock of the directory, while it is still that of this identity; gives identity.json."""
     with disk.locked(home.directory):
-        staging.settle(home.directory)
-        present = identity_file.read(home.directory)
-        if present is None or present.public_key != home.identity.public_key:
-            raise IdentityReplaced(home.identity.device_id, str(home.directory))
-        yield
+        yield identity_file.unreplaced(home.directory, home.identity)

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Callable, Collection, Iterator
@@ -25,8 +26,9 @@ from pathlib import Path
 from typing import Final
 
 from amesh_core import disk
-from amesh_core.errors import HomeUnwritable
+from amesh_core.errors import HomeUnwritable, Malformed
 from amesh_core.io.passphrase import FILE as PASSPHRASE_FILE
+from amesh_core.wire.encoding import load_json
 
 IDENTITY_FILE: Final = "identity.json"
 ALLOW_LIST_FILE: Final = "allow_list.json"
@@ -40,6 +42,7 @@ _BACKUP_PREFIX: Final = "backup-"
 # In .ready: what to delete once the new identity is in its place. It is written before
 # anything moves; afterwards old and new could not be told apart.
 _DISCARD: Final = "discard.json"
+_OF_THE_DIRECTORY: Final = re.compile(r"(?:keys/)?(?!\.{1,2}\Z)[^/\0]+")
 # Besides keys, what is of use to one identity only.
 _OF_ONE_IDENTITY: Final = (PASSPHRASE_FILE, ANNOUNCE_FILE, "provisioned.json", ROTATION_FILE)
 
@@ -62,7 +65,7 @@ def settle(directory: Path) -> None:
         HomeUnwritable: the operating system refuses a step; the next call goes on there.
     """
     for path in _litter(directory):
-        _remove_tree(path) if path.is_dir() else disk.remove(path)
+        _remove_tree(path) if _is_directory(path) else disk.remove(path)
     if is_replacing(directory):
         _move_in(directory)
 
@@ -143,7 +146,11 @@ def _check_way(directory: Path, coming: set[Path]) -> None:
 
 def _move_in(directory: Path) -> None:
     ready = directory / _READY
-    if (ready / KEYS).is_dir():
+    if not _is_directory(ready):
+        raise HomeUnwritable(f"{ready}: not a directory")
+    discard = _to_discard(ready)  # first: what cannot be finished is not begun
+    disk.check_link(directory / KEYS)
+    if _is_directory(ready / KEYS):
         disk.make_subdirectory(directory / KEYS)
         for name in _names(ready / KEYS):
             disk.move(ready / KEYS / name, directory / KEYS / name)
@@ -156,11 +163,25 @@ def _move_in(directory: Path) -> None:
     if (ready / IDENTITY_FILE).exists():
         disk.move(ready / IDENTITY_FILE, directory / IDENTITY_FILE)
         disk.sync_directory(directory)
-    discard = disk.read(ready / _DISCARD)
-    for name in json.loads(discard) if discard is not None else ():
+    for name in discard:
         disk.remove(directory / name)
     _remove_tree(ready)
     disk.sync_directory(directory)
+
+
+def _to_discard(ready: Path) -> list[str]:
+    path = ready / _DISCARD
+    data = disk.read_own(path)
+    try:
+        names = load_json(b"[]" if data is None else data)
+    except Malformed as error:
+        raise HomeUnwritable(f"{path}: {error}") from None
+    # Who planted it must not choose what is deleted elsewhere.
+    if not isinstance(names, list) or not all(
+        isinstance(name, str) and _OF_THE_DIRECTORY.fullmatch(name) for name in names
+    ):
+        raise HomeUnwritable(f"{path}: not a list of files of this directory")
+    return names
 
 
 def _copy(source: Path, target: Path, skip: Callable[[str], bool]) -> None:
@@ -170,11 +191,12 @@ def _copy(source: Path, target: Path, skip: Callable[[str], bool]) -> None:
             continue
         path = source / name
         if path.is_file():
+            disk.check_link(path)
             with disk.explained(path):
                 mode = path.stat().st_mode & disk.PRIVATE_DIRECTORY
                 data = path.read_bytes()
             disk.write_new(target / name, data, mode=mode)
-        elif path.is_dir() and not path.is_symlink():
+        elif _is_directory(path):
             _copy(path, target / name, skip=lambda _: False)
     disk.sync_directory(target)
 
@@ -187,6 +209,11 @@ def _remove_tree(path: Path) -> None:
 def _names(directory: Path) -> list[str]:
     with disk.explained(directory):
         return sorted(path.name for path in directory.iterdir())
+
+
+def _is_directory(path: Path) -> bool:
+    # Not through a link: what is moved and deleted is what we made.
+    return path.is_dir() and not path.is_symlink()
 
 
 def _litter(directory: Path) -> list[Path]:

@@ -21,7 +21,7 @@ def read_mark(path: Path, key: DeviceKey) -> str | None:
         AllowListMarkBroken: it is no mark, or not one that this key sealed.
         HomeUnwritable: it cannot be read.
     """
-    data = disk.read(path)
+    data = disk.read_own(path)
     if data is None:
         return None
     try:

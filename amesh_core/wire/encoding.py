@@ -20,7 +20,10 @@ from amesh_core.errors import Malformed
 # Deeper nesting than any of our formats; the Node tools stop at 32 as well.
 MAX_JSON_DEPTH: Final = 32
 
-_INSTANT: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{3}Z")
+# Python 3.14 also reads 24:00, which would be a second spelling of the next day's 00:00.
+_INSTANT: Final = re.compile(
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}T(?!24)[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{3}Z"
+)
 
 
 def b64(data: bytes) -> str:
@@ -163,8 +166,11 @@ def _mark_surrogates(value: Any, mark: str) -> Any:
 
 def instant(seconds: float) -> str:
     """Write a Unix time as `YYYY-MM-DDTHH:MM:SS.mmmZ`, the form of every time in our files."""
-    moment = datetime.fromtimestamp(seconds, UTC)
-    return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z"
+    # Rounded, as a float cannot hold every millisecond of a far year: cut off, one more than
+    # `parse_instant` read would be none more.
+    whole, milliseconds = divmod(round(seconds * 1000), 1000)
+    moment = datetime.fromtimestamp(whole, UTC)
+    return f"{moment:%Y-%m-%dT%H:%M:%S}.{milliseconds:03d}Z"
 
 
 def parse_instant(text: str) -> float:

@@ -183,7 +183,7 @@ def _stringify(value: Any) -> bytes:
 
 
 def _js_order(value: Mapping[str, Any]) -> list[str]:
-    indices = [key for key in value if _ARRAY_INDEX.fullmatch(key) and int(key) <= _MAX_ARRAY_INDEX]
+    indices = {key for key in value if _ARRAY_INDEX.fullmatch(key) and int(key) <= _MAX_ARRAY_INDEX}
     return sorted(indices, key=int) + [key for key in value if key not in indices]
 
 

@@ -196,7 +196,7 @@ def test_a_reader_while_a_writer_writes(home: Home, monkeypatch: pytest.MonkeyPa
     reader, writer = anew(home), anew(home)
     reader.key()
     writer.key()
-    read = disk.read
+    read = disk.read_own
     is_first = True
 
     def read_and_write(path: Path) -> bytes | None:
@@ -207,7 +207,7 @@ def test_a_reader_while_a_writer_writes(home: Home, monkeypatch: pytest.MonkeyPa
             record(writer, make_peer(), now=LATER)
         return data
 
-    monkeypatch.setattr(disk, "read", read_and_write)
+    monkeypatch.setattr(disk, "read_own", read_and_write)
     assert len(reader.allow_list().devices) == 1
 
 

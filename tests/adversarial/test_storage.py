@@ -6,6 +6,8 @@ something, one after another, until the operation gets through.
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import resource
 import signal
@@ -394,6 +396,55 @@ def test_a_disk_that_refuses(tmp_path: Path, operation: str) -> None:
         step += 1
     assert step > 5
     assert_tidy(directory)
+
+
+def test_what_was_changed_is_not_called_unchanged(tmp_path: Path) -> None:
+    """The very last step fails: the device is trusted by now, and its person has to know."""
+    home = make_home(tmp_path / "amesh")
+    peer = make_peer()
+
+    def broken(path: Path) -> NoReturn:
+        raise HomeUnwritable(f"{path}: Input/output error")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(disk, "sync_directory", broken)
+        with pytest.raises(HomeUnwritable, match=r"allow_list\.json was changed, but may not"):
+            record(home, peer)
+    (device,) = opened(home.directory).allow_list().devices
+    assert device.public_key == peer.public_key
+
+
+def test_a_lock_that_cannot_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An NFS server without locks: readers go on, and nothing is written without one."""
+    home = make_home(tmp_path / "amesh")
+    record(home, make_peer("first"))
+    (home.directory / ".tmp-0123456789abcdef").touch()
+    before = snapshot(home.directory)
+
+    def no_locks(_descriptor: int, _operation: int) -> NoReturn:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    assert [d.friendly_name for d in opened(home.directory).allow_list().devices] == ["first"]
+    with pytest.raises(HomeUnwritable, match=r"\.lock: No locks available"):
+        record(home, make_peer("second"))
+    assert snapshot(home.directory) == before
+
+
+def test_a_disk_that_cannot_force_a_directory(tmp_path: Path) -> None:
+    """Shared folders of virtual machines answer EINVAL; every change used to be an error there."""
+    fsync = os.fsync
+
+    def only_files(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        fsync(descriptor)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", only_files)
+        init(tmp_path / "amesh")
+        record(opened(tmp_path / "amesh"), make_peer())
+    assert len(opened(tmp_path / "amesh").allow_list().devices) == 1
 
 
 def test_a_file_size_limit_is_no_traceback(tmp_path: Path) -> None:

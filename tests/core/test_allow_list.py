@@ -535,6 +535,15 @@ def test_updated_at_never_shrinks(now: float, written: str) -> None:
     assert empty().stamped(now).updated_at == written
 
 
+@pytest.mark.parametrize("year", ["2600", "7000", "9999"])
+def test_updated_at_grows_after_a_clock_that_was_centuries_ahead(year: str) -> None:
+    """Two lists of one time could be exchanged: no mark tells which one is the newer."""
+    allow_list = replace(empty(), updated_at=f"{year}-01-02T03:04:05.000Z")
+    for milliseconds in range(1, 1000):
+        allow_list = allow_list.stamped(NOW)
+        assert allow_list.updated_at == f"{year}-01-02T03:04:05.{milliseconds:03d}Z"
+
+
 @given(st.integers(0, 4 * 10**12), st.integers(0, 4 * 10**12))
 def test_updated_at_grows_by_a_millisecond_at_least(old_ms: int, now_ms: int) -> None:
     old = replace(empty(), updated_at=instant(old_ms / 1000))

@@ -241,6 +241,13 @@ def test_instants() -> None:
 
 
 @pytest.mark.parametrize(
+    "text", ["2243-01-02T03:04:05.123Z", "2600-02-28T00:00:00.001Z", "9999-12-31T23:59:59.999Z"]
+)
+def test_instants_so_far_away_that_a_float_does_not_hold_them(text: str) -> None:
+    assert instant(parse_instant(text)) == text
+
+
+@pytest.mark.parametrize(
     "text",
     [
         "",
@@ -257,6 +264,7 @@ def test_instants() -> None:
         "2026-13-02T03:04:05.678Z",
         "2026-02-30T03:04:05.678Z",
         "2026-01-02T03:04:60.678Z",
+        "2026-01-02T24:00:00.000Z",
         "0000-01-02T03:04:05.678Z",
         "tomorrow",
     ],

@@ -782,7 +782,7 @@ def test_a_list_is_read_and_judged_in_one_step(home: Home, monkeypatch: pytest.M
     """The same, without luck: while one thread reads, no other can accept a newer list."""
     guard = home.list_file()._guard
     free: list[bool] = []
-    read = disk.read
+    read = disk.read_own
 
     def read_and_try(path: Path) -> bytes | None:
         other = threading.Thread(target=lambda: free.append(guard.acquire(blocking=False)))
@@ -790,7 +790,7 @@ def test_a_list_is_read_and_judged_in_one_step(home: Home, monkeypatch: pytest.M
         other.join()
         return read(path)
 
-    monkeypatch.setattr(disk, "read", read_and_try)
+    monkeypatch.setattr(disk, "read_own", read_and_try)
     home.allow_list()
     assert free == [False, False]  # the mark, the list
 
@@ -872,7 +872,8 @@ def test_what_root_writes_belongs_to_the_owner_of_the_directory(
     make_home(directory)
     owners: list[tuple[int, int]] = []
     monkeypatch.setattr(os, "geteuid", lambda: user)
-    monkeypatch.setattr(os, "chown", lambda path, uid, gid: owners.append((uid, gid)))
+    for name in ("fchown", "lchown"):
+        monkeypatch.setattr(os, name, lambda path, uid, gid: owners.append((uid, gid)))
     record(Home.open(at(directory)), make_peer())
     create(directory, replace=True)
     owner = directory.stat()

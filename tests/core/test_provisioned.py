@@ -22,7 +22,7 @@ from amesh_core.errors import (
     TokenUsedTwice,
     UnsafePermissions,
 )
-from amesh_core.io import provisioned
+from amesh_core.io import provisioned, staging
 from amesh_core.io.home import Home
 from amesh_core.settings import Settings
 from amesh_core.wire.encoding import b64
@@ -68,6 +68,27 @@ def the_token(home: Home) -> Minted:
 
 
 # --- what lies on the disk --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("is_cut_off", [False, True])
+def test_a_new_identity_is_left_alone(
+    home: Home, monkeypatch: pytest.MonkeyPatch, is_cut_off: bool
+) -> None:
+    """Tokens under the old seal could never be read again, nor new ones be added to them."""
+    cheap_init(monkeypatch)
+    home.key()
+    settings = Settings(directory=home.directory)
+    with pytest.MonkeyPatch.context() as patch:
+        if is_cut_off:
+            patch.setattr(staging, "_move_in", lambda _: None)
+        Home.create(settings, name="new", replace=True, now=LATER)
+    with pytest.raises(IdentityReplaced):
+        given_out(home)
+    assert not (home.directory / "provisioned.json").exists()
+    renewed = Home.open(settings)
+    assert renewed.identity.friendly_name == "new"
+    given_out(renewed)
+    assert len(provisioned.read(renewed)) == 1
 
 
 def test_nothing_minted_yet(home: Home) -> None:

@@ -29,7 +29,7 @@ from amesh_core.errors import (
     UsageError,
 )
 from amesh_core.identity import device_id
-from amesh_core.io import provisioned, rekeying, rotating, staging
+from amesh_core.io import configuration, provisioned, rekeying, rotating, staging
 from amesh_core.io.home import Home
 from amesh_core.keystore import KeyStore, Means
 from amesh_core.keystore.encrypted_file import EncryptedFileStore
@@ -253,6 +253,16 @@ def test_the_new_key_takes_over(home: Home) -> None:
     }
     record(renewed, make_peer("another"), now=LATER)
     assert len(anew(home).allow_list().devices) == 2
+
+
+def test_what_was_changed_meanwhile_stays_changed(home: Home) -> None:
+    """identity.json is taken as it is, not as it was when the directory was opened."""
+    begin(home)
+    configuration.set_name(anew(home), "new name")
+    configuration.set_max_controllers(anew(home), 7)
+    renewed = finish(home)
+    assert renewed.identity.friendly_name == "new name"
+    assert renewed.max_controllers == 7
 
 
 def test_what_the_old_key_had_to_announce_is_not_announced_any_more(home: Home) -> None:

@@ -377,7 +377,11 @@ def test_it_lives_no_longer_than_its_successor(after: AllowList) -> None:
         assert not may_call(change(), OLD, NOW)
 
 
-@pytest.mark.parametrize("successor", [b64(OLD.public), b64(OTHER.public), "", 1, None])
+@pytest.mark.parametrize(
+    "successor",
+    [b64(OLD.public), b64(OTHER.public), "", 1, None],
+    ids=["itself", "another", "empty", "number", "none"],
+)
 def test_a_successor_that_is_none_lets_nobody_in(after: AllowList, successor: object) -> None:
     old = entry_of(after, OLD)
     odd = dataclasses.replace(old, extra={"rotatedTo": successor})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any, Final
 
 import pytest
@@ -171,6 +172,18 @@ def test_a_legacy_seal_covers_what_json_stringify_writes() -> None:
     )
     sealed = parsed[:-1] + f',"hmac":"{b64(bytes(32))}"}}'
     assert AllowListFile.parse(sealed.encode()).legacy_sealed_bytes() == written.encode()
+
+
+def test_a_legacy_seal_takes_no_longer_for_many_keys_than_for_few() -> None:
+    """A planted list of 600 KiB took half a minute: each request of a verifier waited for it."""
+    entry = {key: 0 for number in range(25_000) for key in (str(number), f"key{number}")}
+    file = AllowListFile.parse(text({**ALLOW_LIST, "devices": [entry]}))
+    started = time.process_time()
+    file.sealed_bytes()
+    once = time.process_time() - started
+    assert file.legacy_sealed_bytes().count(b'":') == len(entry) + 3
+    # Of the same order, with a generous allowance: it was a hundredfold.
+    assert time.process_time() - started < 20 * once + 1
 
 
 def test_a_number_that_javascript_would_round_has_no_seal() -> None:

@@ -19,7 +19,7 @@ from amesh_core.settings import Settings
 
 # Everything through which our code changes a disk; `os.open` counts when it writes.
 CHANGING: Final = (
-    *("open", "write", "fsync", "truncate", "chmod", "fchmod", "chown"),
+    *("open", "write", "fsync", "truncate", "chmod", "fchmod", "fchown", "lchown"),
     *("mkdir", "rename", "replace", "unlink", "remove", "rmdir"),
 )
 

@@ -90,7 +90,7 @@ class Tpm2Store:
     def delete(self, alias: str) -> None:
         """Delete the files and the place in the TPM; they may be gone already."""
         pem, parts = self._pem(alias), self._parts(alias)
-        data, more = disk.read(pem), disk.read(parts)
+        data, more = disk.read_own(pem), disk.read_own(parts)
         if data is not None and more is not None:
             self._clear(alias, data, more)
         disk.destroy(parts, pem, self._mark_file(alias))
