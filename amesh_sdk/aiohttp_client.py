@@ -45,7 +45,7 @@ class SigningMiddleware:
     async def __call__(self, request: ClientRequest, handler: ClientHandlerType) -> ClientResponse:
         """Send one attempt of one hop."""
         if _origin(request.url) == self._origin:
-            target = request.url.raw_path_qs.encode("ascii")
+            target = request.url.raw_path_qs.encode()  # what is not ASCII is refused
             value = await self._signer.asign(request.method, target, await _body(request))
             request.headers[_AUTHORIZATION] = value
         response = await handler(request)

@@ -99,7 +99,9 @@ class AuthMeshMiddleware:
         except AmeshError as error:
             record(error)
             await send({"type": "lifespan.startup.failed", "message": f"AuthMesh: {error}"})
-            return
+            # As Starlette does. Its TestClient takes an app that returns for one that has started,
+            # and waits for its end forever.
+            raise
         await self._app(scope, _replay(startup, receive), send)
 
     async def _request(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -189,4 +191,6 @@ async def _refuse(what: Answer, scope: Scope, receive: Receive, send: Send) -> N
             return
         kind = _DENIAL_RESPONSE
     await send({"type": f"{kind}.start", "status": what.status, "headers": list(what.headers)})
-    await send({"type": f"{kind}.body", "body": what.body, "more_body": False})
+    # Servers differ in whether they cut off the body of an answer to HEAD.
+    body = b"" if scope.get("method") == "HEAD" else what.body
+    await send({"type": f"{kind}.body", "body": body, "more_body": False})

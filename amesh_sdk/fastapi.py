@@ -11,7 +11,7 @@ before, and tells an unauthenticated caller what is wrong with it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Annotated
 
 from amesh_core.errors import UsageError
@@ -21,7 +21,7 @@ from amesh_sdk.asgi import STATE_KEY, AuthMeshMiddleware
 from amesh_sdk.extras import missing
 
 try:
-    from fastapi import Depends, FastAPI
+    from fastapi import Depends, FastAPI, routing
     from fastapi.dependencies.models import Dependant
     from fastapi.openapi.models import HTTPBase
     from fastapi.requests import HTTPConnection
@@ -61,13 +61,19 @@ scheme = AuthMeshScheme()
 
 CurrentDevice = Annotated[AuthMeshIdentity, Depends(scheme)]
 
+# An older FastAPI copies the routes of an included router; one that has this keeps a reference
+# to the router in their place, which only this resolves.
+_each_route: Callable[[Iterable[object]], Iterable[object]]
+_each_route = getattr(routing, "iter_route_contexts", iter)
+
 
 def check_app(app: FastAPI) -> None:
     """Call it when all routes and middleware are there, to end a program that forgot one.
 
-    Without it, a missing middleware is noticed at the first request to a route that asks for
-    CurrentDevice. Not for apps that are wrapped (`amesh.verify(app)`) or mounted in an app that
-    has the middleware: from inside, it cannot be seen.
+    It looks into routers that are included and FastAPI apps that are mounted, too. Without it, a
+    missing middleware is noticed at the first request to a route that asks for CurrentDevice. Not
+    for apps that are wrapped (`amesh.verify(app)`) or mounted in an app that has the middleware:
+    from inside, it cannot be seen.
 
     Raises:
         UsageError: a route asks for CurrentDevice, and this app has no AuthMeshMiddleware.
@@ -75,7 +81,9 @@ def check_app(app: FastAPI) -> None:
     classes: list[object] = [middleware.cls for middleware in app.user_middleware]
     if AuthMeshMiddleware in classes:
         return
-    for route in app.routes:
+    for route in _each_route(app.routes):
+        if isinstance(mounted := getattr(route, "app", None), FastAPI):
+            check_app(mounted)
         dependant = getattr(route, "dependant", None)
         if isinstance(dependant, Dependant) and scheme in _calls(dependant):
             raise UsageError(

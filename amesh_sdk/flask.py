@@ -6,6 +6,7 @@ session or a form parser has seen it, and the body they parse is the one that wa
 
 from __future__ import annotations
 
+import io
 from typing import Unpack
 
 from amesh_sdk.extras import missing
@@ -45,7 +46,12 @@ class AuthMesh:
 
 
 def _hand_over() -> None:
-    if IDENTITY_KEY in request.environ:
-        g.auth_mesh = request.environ[IDENTITY_KEY]
-        # Kept, so that a view still gets what was signed when somebody has asked for a form.
-        request.get_data(cache=True)
+    if IDENTITY_KEY not in request.environ:
+        return
+    g.auth_mesh = request.environ[IDENTITY_KEY]
+    limit = request.max_content_length  # a view may still raise it for itself
+    if limit is None or (request.content_length or 0) <= limit:
+        # Kept, so that a view still gets what was signed when somebody has asked for a form; and
+        # put back, for one that reads the stream.
+        request.environ["wsgi.input"] = io.BytesIO(request.get_data(cache=True))
+        del request.stream

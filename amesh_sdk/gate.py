@@ -10,7 +10,7 @@ import os
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, TypedDict, Unpack
 
-from amesh_core.errors import AmeshError
+from amesh_core.errors import AmeshError, UsageError
 from amesh_core.nonces import AsyncNonceStore, NonceStore
 from amesh_core.settings import Settings
 from amesh_core.verification import AuthMeshIdentity, Policy, RequestHead
@@ -52,6 +52,13 @@ class Gate:
     """
 
     def __init__(self, **options: Unpack[Options]) -> None:
+        # A Django setting is checked by nobody else, and a slip of the pen in `nonce_store` or
+        # `include` would be a hole.
+        if unknown := options.keys() - Options.__annotations__.keys():
+            raise UsageError(
+                f"there is no option {', '.join(sorted(unknown))}; "
+                f"there are {', '.join(Options.__annotations__)}"
+            )
         policy = {
             name: options[name]
             for name in ("clock_skew_seconds", "nonce_window_seconds", "max_body_bytes")

@@ -7,7 +7,6 @@ their authentication and send the old header on, so this flow follows them itsel
 
 from __future__ import annotations
 
-import asyncio
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterable, Generator, Iterable
 from functools import lru_cache
@@ -17,6 +16,7 @@ from typing import Any, ClassVar, Final, cast
 import httpx2
 
 from amesh_core.errors import UsageError
+from amesh_sdk.opened import running_loop
 from amesh_sdk.signer import Signer
 
 _AUTHORIZATION: Final = "Authorization"
@@ -148,7 +148,7 @@ def fetch(auth: httpx2.Auth, method: str, url: str, **request: Any) -> httpx2.Re
 
 async def afetch(auth: httpx2.Auth, method: str, url: str, **request: Any) -> httpx2.Response:
     """As `fetch`, for an event loop."""
-    verify = await asyncio.to_thread(_tls)
+    verify = await running_loop().run_in_executor(None, _tls)
     async with httpx2.AsyncClient(auth=auth, verify=verify) as client:
         return await client.request(method, url, **request)
 

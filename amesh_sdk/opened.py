@@ -14,7 +14,7 @@ from typing import Final, TypeVar
 
 from amesh_core import disk
 from amesh_core.allow_list import AllowList
-from amesh_core.errors import AmeshError, IdentityReplaced
+from amesh_core.errors import AmeshError, IdentityReplaced, UsageError
 from amesh_core.identity import DeviceKey
 from amesh_core.io.home import Home
 from amesh_core.io.staging import IDENTITY_FILE
@@ -233,10 +233,25 @@ class OpenHome:
 
     async def in_signing_thread(self, work: Callable[[], _T]) -> _T:
         """Do what the key may take long for, without keeping the event loop."""
-        return await asyncio.get_running_loop().run_in_executor(self._signing_thread, work)
+        return await running_loop().run_in_executor(self._signing_thread, work)
 
     async def _in_thread(self, work: Callable[[], _T]) -> _T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+        return await running_loop().run_in_executor(self._thread, work)
+
+
+def running_loop() -> asyncio.AbstractEventLoop:
+    """The loop of asyncio that runs us.
+
+    Raises:
+        UsageError: none does, but perhaps one of another library.
+    """
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        raise UsageError(
+            "amesh works in event loops of asyncio (uvloop is one), not of trio: run the server "
+            "with asyncio, or call the blocking functions in a thread"
+        ) from None
 
 
 _homes: dict[Settings, OpenHome] = {}

@@ -8,6 +8,7 @@ REST_FRAMEWORK = {
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -25,18 +26,36 @@ except ImportError as error:
 
 @dataclass(frozen=True, slots=True)
 class DeviceUser:
-    """A device in the place of a user: `request.user`, for permissions and throttles."""
+    """A device in the place of a user: `request.user`, for permissions and throttles.
+
+    It is no member of the staff and has none of Django's permissions, so that `IsAdminUser` and
+    `DjangoModelPermissions` answer 403.
+    """
 
     identity: AuthMeshIdentity
 
     is_authenticated: ClassVar[bool] = True
     is_anonymous: ClassVar[bool] = False
     is_active: ClassVar[bool] = True
+    is_staff: ClassVar[bool] = False
+    is_superuser: ClassVar[bool] = False
 
     @property
     def pk(self) -> str:
         """The device id; throttles count by it."""
         return self.identity.device_id
+
+    def has_perm(self, _permission: str, _obj: object = None) -> bool:
+        """No."""
+        return False
+
+    def has_perms(self, permissions: Iterable[str], _obj: object = None) -> bool:
+        """Only where none is asked for, as for reading under DjangoModelPermissions."""
+        return not list(permissions)
+
+    def has_module_perms(self, _app: str) -> bool:
+        """No."""
+        return False
 
     def __str__(self) -> str:
         return self.identity.friendly_name

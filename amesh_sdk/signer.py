@@ -65,7 +65,10 @@ def target_of(url: str) -> bytes:
     """
     if not _URL.fullmatch(url):
         raise MalformedRequest("the URL has characters that must be percent-encoded")
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # brackets that hold no IPv6 address
+        parts = urlsplit("")
     if parts.scheme not in _SCHEMES or not parts.netloc:
         raise UsageError("an absolute URL is needed: http://, https://, ws:// or wss://")
     # Without the fragment, which is never sent.

@@ -60,7 +60,10 @@ def check(raw: bytes) -> str:
         MalformedRequest: the target is refused; the message does not repeat it.
     """
     if not _ADMITTED.fullmatch(raw):
-        raise MalformedRequest("the request target is not one a browser would send as it is")
+        raise MalformedRequest(
+            "the request target is not one a browser would send as it is: a path has no dot "
+            "segments, and what is not plain in it is percent-encoded, such as ^ as %5E"
+        )
     return raw.decode("ascii")
 
 

@@ -10,12 +10,11 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -27,6 +26,7 @@ from tests.sdk.devices import Device
 from tests.sdk.servers.processes import Answer, Log, Running, call, wait_until_it_listens
 from tests.support.asgi import Served
 from tests.support.cli import PATIENCE_SECONDS, Done, environment
+from tests.support.ports import free_port
 
 ROOT: Final = Path(__file__).parents[2]
 FOLDERS: Final = sorted(readme.parent.name for readme in ROOT.glob("examples/*/README.md"))
@@ -47,21 +47,13 @@ def copy_examples(to: Path, *, ports: bool = True) -> Path:
     if ports:
         files = [path for path in copy.rglob("*") if path.is_file()]
         named = sorted({port for path in files for port in _PORT.findall(path.read_text())})
-        free = dict(zip(named, _free_ports(len(named)), strict=True))
+        free = {port: str(free_port()) for port in named}
         for path in files:
             text = re.sub(
                 rf"\b({'|'.join(named)})\b", lambda found: free[found[1]], path.read_text()
             )
             path.write_text(text)
     return copy
-
-
-def _free_ports(count: int) -> list[str]:
-    with ExitStack() as held:
-        listeners = [
-            held.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)
-        ]
-        return [str(listener.getsockname()[1]) for listener in listeners]
 
 
 @dataclass

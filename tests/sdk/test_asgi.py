@@ -52,6 +52,16 @@ def test_http_1_0_and_a_mounted_path(target: Device, controller: Device) -> None
 # --- refused ----------------------------------------------------------------------------
 
 
+def test_a_refused_head_has_no_body(target: Device) -> None:
+    """Servers differ in whether they cut it off, and some warn of it."""
+    head, get = (
+        run(target.protect(Recorder()), scope_of(method, "/x"), body_of())
+        for method in ("HEAD", "GET")
+    )
+    assert (head.status, head.headers) == (get.status, get.headers)
+    assert (head.body, get.body) == (b"", b'{"error":"missing_header"}')
+
+
 def test_each_change_is_refused(target: Device, controller: Device) -> None:
     recorder = Recorder()
     app = target.protect(recorder)

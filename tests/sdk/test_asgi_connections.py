@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from amesh_core.errors import NoIdentity
 from amesh_core.settings import Settings
 from amesh_sdk.asgi import AuthMeshMiddleware
 from tests.sdk.devices import Device
@@ -124,11 +125,21 @@ def test_an_app_without_lifespan_stays_one(target: Device) -> None:
 def test_without_an_identity_nothing_starts(
     target: Device, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """It is said, and raised: Starlette's TestClient takes who only says it for started."""
     recorder = Recorder()
     nowhere = Settings(target.home.directory / "nothing-here")
     app = AuthMeshMiddleware(recorder, settings=nowhere)
-    result = run(app, dict(LIFESPAN), [STARTUP])
-    (message,) = result.sent
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        return STARTUP
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    with pytest.raises(NoIdentity):
+        asyncio.run(app(dict(LIFESPAN), receive, send))
+    (message,) = sent
     assert message["type"] == "lifespan.startup.failed"
     assert message["message"].startswith("AuthMesh: no identity in ")
     assert not recorder.scopes

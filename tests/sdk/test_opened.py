@@ -24,6 +24,7 @@ from amesh_core.errors import (
     NoIdentity,
     NoPassphrase,
     UnknownDevice,
+    UsageError,
     WrongPassphrase,
 )
 from amesh_core.identity import DeviceKey
@@ -335,3 +336,11 @@ def test_a_forked_child_begins_anew(target: Device, controller: Device, stranger
         os.waitpid(child, 0)
         assert answer.read() == b"2 devices"
     assert opened(target.settings) is home
+
+
+def test_an_event_loop_that_is_not_asyncios(target: Device) -> None:
+    """Under trio there is no running loop, of which nobody would guess the reason."""
+    home = OpenHome(target.settings)
+    for asking in (home.akey(), home.aallow_list(), home.in_signing_thread(lambda: None)):
+        with pytest.raises(UsageError, match="not of trio"):
+            asking.send(None)

@@ -26,6 +26,7 @@ from amesh_sdk.redis import RedisNonceStore
 from tests.sdk.devices import Device
 from tests.sdk.recorder import Recorder, refused, signed
 from tests.support.asgi import body_of, run
+from tests.support.ports import free_port
 from tests.support.redis import PATIENCE_SECONDS, RedisServer, redis_server
 from tests.support.tls import make_certificate
 
@@ -146,6 +147,7 @@ def test_of_many_at_once_one_is_the_first(server: RedisServer) -> None:
     assert sorted(asyncio.run(main())) == [False] * 199 + [True]
 
 
+@pytest.mark.alone
 def test_many_different_ones_at_once(server: RedisServer, store: RedisNonceStore) -> None:
     """More than there are connections."""
 
@@ -257,8 +259,7 @@ def test_over_tls(tmp_path: Path, spend: Spend) -> None:
         *("--tls-ca-cert-file", str(made.certificate), "--tls-auth-clients", "no"),
     ]
     with redis_server(tmp_path, *options) as server:
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            port = listener.getsockname()[1]
+        port = free_port()
         server.run("CONFIG", "SET", "tls-port", str(port))
         url = f"rediss://localhost:{port}?ssl_ca_certs={made.certificate}"
         assert spend(RedisNonceStore(url), DEVICE, "n", 60) is True
@@ -363,6 +364,7 @@ def silence() -> Iterator[str]:
         yield f"redis://127.0.0.1:{listener.getsockname()[1]}"
 
 
+@pytest.mark.alone
 def test_a_server_that_says_nothing_is_waited_for_so_long(silence: str, spend: Spend) -> None:
     """It took 8 to 31 s until a 500 once."""
     before = time.monotonic()

@@ -72,7 +72,19 @@ def test_the_target_of_a_url(url: str, target: bytes) -> None:
     assert target_of(url) == target
 
 
-@pytest.mark.parametrize("url", ["/orders", "orders", "h/x", "ftp://h/x", "http:/x", "http:///x"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "/orders",
+        "orders",
+        "h/x",
+        "ftp://h/x",
+        "http:/x",
+        "http:///x",
+        "http://[::1/x",
+        "http://[x]/",
+    ],
+)
 def test_a_url_without_a_host_is_a_mistake(controller: Device, url: str) -> None:
     with pytest.raises(UsageError):
         controller.amesh.sign("GET", url)

@@ -186,8 +186,12 @@ def test_a_body_that_aiohttp_would_compress_is_an_error(controller: Device) -> N
 
 
 def test_what_no_verifier_admits_is_not_sent(controller: Device) -> None:
-    with scripted(OK) as server, pytest.raises(MalformedRequest):
-        send(controller, server, "GET", "//evil/admin")
+    with scripted(OK) as server:
+        with pytest.raises(MalformedRequest):
+            send(controller, server, "GET", "//evil/admin")
+        as_it_is = URL(f"{server.url}/caf\u00e9", encoded=True)
+        with pytest.raises(MalformedRequest):
+            with_session(controller, server.url, lambda session: session.get(as_it_is))
     assert server.arrived == []
 
 

@@ -19,6 +19,7 @@ from tests.sdk.clients.scripted import DROP, KEEP, OK, scripted
 from tests.sdk.devices import Device
 from tests.sdk.senders import LIBRARIES, Sender
 from tests.support.asgi import PATIENCE_SECONDS, answer
+from tests.support.ports import free_port
 from tests.support.tls import Certificate
 
 
@@ -169,8 +170,7 @@ def test_a_body_that_the_caller_compressed(sender: Sender, controller: Device) -
 
 def test_retries_of_the_transport_only_connect(library: Any, controller: Device) -> None:
     """Before anything was sent: the nonce is still unspent."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
+    port = free_port()
     transport = library.HTTPTransport(retries=3)
     attempts: list[str] = []
 

@@ -21,6 +21,7 @@ from typing import Any
 from tests.sdk.devices import Device
 from tests.support.asgi import Served, read_to_end
 from tests.support.cli import environment
+from tests.support.ports import free_port
 
 # Generous: two cores run the whole suite, and nothing here waits when all goes well.
 PATIENCE_SECONDS = 30
@@ -229,12 +230,6 @@ def started(
         reader.join(PATIENCE_SECONDS)
         assert process.stdout is not None
         process.stdout.close()
-
-
-def free_port() -> int:
-    """A port that nobody has at this moment."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return int(taken.getsockname()[1])
 
 
 # --- requests, byte for byte ------------------------------------------------------------

@@ -60,6 +60,17 @@ def test_a_401_stays_a_401(server: Running) -> None:
     assert answer.headers["www-authenticate"] == "AuthMesh"
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [("GET", "/staff", 403), ("POST", "/model", 403), ("GET", "/model", 200)],
+)
+def test_a_device_is_no_member_of_the_staff(
+    server: Running, controller: Device, method: str, path: str, status: int
+) -> None:
+    """The permissions that come with the framework ask a user for what no device has."""
+    assert call(server, method, path, by=controller).status == status
+
+
 @pytest.mark.parametrize("program", [WSGI, ASGI], ids=["wsgi", "asgi"])
 def test_a_missing_middleware_is_never_an_anonymous_caller(
     program: Program, target: Device, controller: Device

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Annotated
 
 import httpx2
 import pytest
-from fastapi import Depends, FastAPI, Form
+from fastapi import APIRouter, Depends, FastAPI, Form
 from starlette.middleware.cors import CORSMiddleware
 
 from amesh_core.errors import UsageError
 from amesh_sdk import AuthMeshMiddleware
-from amesh_sdk.fastapi import CurrentDevice, check_app
+from amesh_sdk.fastapi import CurrentDevice, check_app, scheme
 from tests.sdk.devices import Device
 from tests.sdk.recorder import signed
 from tests.support.asgi import App, body_of, run, scope_of
@@ -99,6 +100,49 @@ def test_it_is_found_behind_dependencies_of_dependencies() -> None:
     with pytest.raises(UsageError, match="/admin"):
         check_app(app)
     app.add_middleware(AuthMeshMiddleware)
+    check_app(app)
+
+
+def included(app: FastAPI) -> None:
+    router, inner = APIRouter(prefix="/v1"), APIRouter(prefix="/of")
+    inner.get("/asks")(admin)
+    router.include_router(inner)
+    app.include_router(router)
+
+
+def included_with_dependencies(app: FastAPI) -> None:
+    router = APIRouter(prefix="/v1/of")
+    router.get("/asks")(lambda: "hello")
+    app.include_router(router, dependencies=[Depends(scheme)])
+
+
+def mounted(app: FastAPI) -> None:
+    inner = FastAPI()
+    inner.get("/v1/of/asks")(admin)
+    app.mount("/inner", inner)
+
+
+def a_websocket(app: FastAPI) -> None:
+    router = APIRouter(prefix="/v1")
+    router.add_api_websocket_route("/of/asks", admin)
+    app.include_router(router)
+
+
+@pytest.mark.parametrize("build", [included, included_with_dependencies, mounted, a_websocket])
+def test_it_is_found_wherever_the_route_is(build: Callable[[FastAPI], None]) -> None:
+    app = FastAPI()
+    build(app)
+    with pytest.raises(UsageError, match=r"^/v1/of/asks asks for CurrentDevice"):
+        check_app(app)
+    app.add_middleware(AuthMeshMiddleware)
+    check_app(app)
+
+
+def test_a_mounted_app_may_have_a_middleware_of_its_own() -> None:
+    app, inner = FastAPI(), FastAPI()
+    inner.get("/asks")(admin)
+    app.mount("/inner", inner)
+    inner.add_middleware(AuthMeshMiddleware)
     check_app(app)
 
 

@@ -74,6 +74,35 @@ def test_the_apps_own_limit_counts_too(target: Device, controller: Device) -> No
     assert post(app, controller, b"a=1000").status_code == 413
 
 
+def test_a_view_that_reads_the_stream(target: Device, controller: Device) -> None:
+    app = Flask(__name__)
+
+    @app.post("/orders")
+    def orders() -> dict[str, str]:
+        read = b"".join(iter(lambda: request.stream.read(3), b""))
+        return {"streamed": read.decode(), "kept": request.get_data(as_text=True)}
+
+    AuthMesh(app, settings=target.settings)
+    assert post(app, controller, b"amount=100").json == {
+        "streamed": "amount=100",
+        "kept": "amount=100",
+    }
+
+
+def test_a_view_may_raise_the_apps_limit_for_itself(target: Device, controller: Device) -> None:
+    app = Flask(__name__)
+    app.config["MAX_CONTENT_LENGTH"] = 5
+
+    @app.post("/orders")
+    def orders() -> bytes:
+        request.max_content_length = 10
+        return request.get_data()
+
+    AuthMesh(app, settings=target.settings)
+    assert post(app, controller, b"amount=100").data == b"amount=100"
+    assert post(app, controller, b"amount=1000").status_code == 413
+
+
 def test_an_error_of_the_app_stays_its_own(target: Device, controller: Device) -> None:
     app = Flask(__name__)
     AuthMesh(app, settings=target.settings)
@@ -83,7 +112,14 @@ def test_an_error_of_the_app_stays_its_own(target: Device, controller: Device) -
 
 
 @pytest.mark.parametrize(
-    "options", [{"clock_skew_seconds": 31}, {"exclude": "/x"}, {"max_body_bytes": -1}]
+    "options",
+    [
+        {"clock_skew_seconds": 31},
+        {"exclude": "/x"},
+        {"max_body_bytes": -1},
+        {"nonce_stor": None},
+        {"exclude": ("/x",), "included": ("/y",)},
+    ],
 )
 def test_options_that_cannot_work_stop_the_program(target: Device, options: dict[str, Any]) -> None:
     with pytest.raises(UsageError):

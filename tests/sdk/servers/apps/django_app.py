@@ -44,7 +44,7 @@ def read_first(get_response: Any) -> Any:
 settings.configure(
     ALLOWED_HOSTS=["*"],
     AUTH_MESH=options(),
-    INSTALLED_APPS=["rest_framework"],
+    INSTALLED_APPS=["django.contrib.contenttypes", "rest_framework"],
     MIDDLEWARE=MIDDLEWARE[os.environ.get("TEST_MIDDLEWARE", "first")],
     REST_FRAMEWORK={
         "DEFAULT_AUTHENTICATION_CLASSES": ["amesh_sdk.rest_framework.AuthMeshAuthentication"],
@@ -57,7 +57,9 @@ settings.configure(
 )
 django.setup()
 
-from rest_framework.request import Request  # noqa: E402 needs the settings
+from django.contrib.contenttypes.models import ContentType  # noqa: E402 needs the settings
+from rest_framework.permissions import DjangoModelPermissions, IsAdminUser  # noqa: E402
+from rest_framework.request import Request  # noqa: E402
 from rest_framework.response import Response  # noqa: E402
 from rest_framework.views import APIView  # noqa: E402
 
@@ -115,6 +117,15 @@ class Whoami(APIView):
         return Response({"data": request.data, "raw": request._request.body.hex()})
 
 
+class ForStaff(Whoami):
+    permission_classes = (IsAdminUser,)
+
+
+class OfAModel(Whoami):
+    permission_classes = (DjangoModelPermissions,)
+    queryset = ContentType.objects.all()
+
+
 asynchronous = os.environ.get("TEST_DJANGO") == "asgi"
 
 urlpatterns = [
@@ -124,6 +135,8 @@ urlpatterns = [
     path("health", health),
     path("whoami", Whoami.as_view()),
     path("health/whoami", Whoami.as_view()),
+    path("staff", ForStaff.as_view()),
+    path("model", OfAModel.as_view()),
 ]
 
 app = get_asgi_application() if asynchronous else get_wsgi_application()
