@@ -25,8 +25,8 @@ from amesh_relay.state import Denied, Granted, Letter, SharedState, Verdict
 if TYPE_CHECKING:
     from amesh_relay.server import Relay
 
-# What one connection may have waiting while it is decided about. It is not read from meanwhile,
-# so these are frames that came together with the first, and have no more bytes than one read.
+# What one connection may have waiting while it is decided about. It is not read from when there
+# is something, so these are frames that came together, and have no more bytes than one read.
 MAX_WAITING: Final = 1000
 
 
@@ -81,6 +81,8 @@ class Cluster:
         if (asking := self._asking.get(connection.number)) is not None:
             if len(asking.waiting) < MAX_WAITING:
                 asking.waiting.append(message)
+                # Not before: most devices wait for an answer, and to stop reading takes time.
+                connection.hold_back(self)
             else:
                 connection.close(POLICY_VIOLATION)
             return True
@@ -94,8 +96,6 @@ class Cluster:
         number = connection.number
         if not isinstance(frame, Claim) or not self._relay.hub.may_ask(number, frame):
             return False
-        # Nothing more from it until that is decided.
-        connection.hold_back(self)
         asking = self._asking[number] = _Asking(connection)
         # Now, as it may be gone when the task begins.
         client = self._relay.hub.client_of(number)

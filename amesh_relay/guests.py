@@ -5,7 +5,7 @@ about the session, alone. The connection of the other end is a guest there: its 
 what it sends and writes what comes back. Letters are of these kinds:
 
     from the guest's relay     enter(frame, client)  frame(text)  gone  stall  flow
-    from the home              tell(text)  end(code)  hold  go  lost
+    from the home              tell(text)  end(text, code)  hold  go  lost
     about a code               expire(otc): its controller left before it got there
 
 Letters about a guest are numbered. One that is missing, a relay that died, or a shared state that
@@ -52,7 +52,7 @@ class _Link:
 class Leg(Flow):
     """A guest, as the home's hub sees it: something to send to, like a connection."""
 
-    __slots__ = ("_guests", "is_over", "link", "number")
+    __slots__ = ("_guests", "_unsaid", "is_over", "link", "number")
 
     def __init__(self, guests: Guests, number: int, link: _Link) -> None:
         super().__init__()
@@ -60,20 +60,29 @@ class Leg(Flow):
         self.link = link
         self.is_over = False  # nothing more is said to it
         self._guests = guests
+        self._unsaid = ""  # the last message, which may be the last of all
 
     def send(self, text: str) -> None:
-        """Send it a message."""
-        self._guests.write(self.link, Kind.TELL, text=text)
+        """Send it a message, at the next `flush`."""
+        self._say()
+        self._unsaid = text
 
     def close(self, code: int) -> None:
         """Begin its end, after what was sent before."""
-        self._guests.write(self.link, Kind.END, code=code)
+        self._guests.write(self.link, Kind.END, text=self._unsaid, code=code)
+        self._unsaid = ""
         self.is_over = True
 
     def flush(self) -> None:
         """Letters leave by themselves; after the last there is nothing to wait for."""
+        self._say()
         if self.is_over:
             self._guests.forget(self)
+
+    def _say(self) -> None:
+        if self._unsaid:
+            self._guests.write(self.link, Kind.TELL, text=self._unsaid)
+            self._unsaid = ""
 
     def stalled(self, is_stalled: bool) -> None:
         """Its own relay says whether it reads."""
@@ -223,6 +232,8 @@ class Guests:
                 connection.flush()
             case Kind.END:
                 self._part(away)
+                if letter.text:
+                    connection.send(letter.text)
                 code = letter.code if letter.code in CLOSE_CODES else POLICY_VIOLATION
                 connection.close(code)
                 connection.flush()

@@ -34,6 +34,7 @@ from tests.support.load import (
 from tests.support.redis import redis_server
 
 ROUNDS: Final = 3
+SHARED_ROUNDS: Final = 5
 CEREMONIES: Final = 500  # in a round; a thousand for a thousand at once
 CONCURRENT: Final = (50, 200, 1000)
 IDLE: Final = 3000
@@ -202,9 +203,17 @@ def _idle(plain: Server, ours: Server, slower: Server) -> list[Row]:
 
 
 def _shared() -> list[Row]:
+    """What a second relay on the same Redis adds.
+
+    By the processor time of the relays, as each has a core of its own where that counts: behind a
+    plain balancer, half of the ceremonies of two relays have a device at each. On two cores, which
+    the devices and Redis need as well, the clock cannot show it.
+    """
     with ExitStack() as on:
         directory = Path(on.enter_context(tempfile.TemporaryDirectory()))
         redis = on.enter_context(redis_server(directory))
+        number = redis.run("info", "server").partition("process_id:")[2].split()[0]
+        itself = Server(redis.port, int(number))
         alone = on.enter_context(_server(_UVLOOP))
         command = (*_UVLOOP, "--state", f"unix://{redis.socket}")
         one, two = (on.enter_context(_server(command)) for _ in range(2))
@@ -212,32 +221,36 @@ def _shared() -> list[Row]:
             time.sleep(0.05)
         for server in (alone, one, two):
             _load([server], [server], 50, 200)
-        before = _commands(redis.run("info", "commandstats"))
-        across = [_load([one, two], [two, one], 200) for _ in range(ROUNDS)]
-        commands = (_commands(redis.run("info", "commandstats")) - before) / ROUNDS / CEREMONIES
-        in_turn = [
-            (
-                _load([alone], [alone], 200),
-                _load([one], [one], 200),
-                _load([one, two], [one, two], 200),
-            )
-            for _ in range(ROUNDS)
-        ]
-        cpu = [median(row[place].cpu_ms for row in in_turn) for place in range(3)]
-        speed = median(row[1].seconds / row[2].seconds for row in in_turn)
-        far = median(load.cpu_ms for load in across)
+        rounds = []
+        used = 0.0
+        calls = 0
+        for _ in range(SHARED_ROUNDS):
+            near = _load([alone], [alone], 200), _load([one], [one], 200)
+            before = itself.cpu_seconds(), _commands(redis.run("info", "commandstats"))
+            across = _load([one, two], [two, one], 200)
+            used += itself.cpu_seconds() - before[0]
+            calls += _commands(redis.run("info", "commandstats")) - before[1]
+            # As a plain balancer has it: each way as often.
+            mixed = _load([one, one, two, two], [one, two, one, two], 200)
+            rounds.append((*near, across, mixed))
+        cpu = [median(row[place].cpu_ms for row in rounds) for place in range(4)]
+        capacity = median(2 * row[1].cpu_ms / row[3].cpu_ms for row in rounds)
+        speed = median(row[1].seconds / row[3].seconds for row in rounds)
+        total = SHARED_ROUNDS * CEREMONIES
         return [
             Row("without Redis", f"{cpu[0]:.2f} ms"),
             Row("with Redis, both devices at one relay", f"{cpu[1]:.2f} ms"),
-            Row("with Redis, at two relays, of both together", f"{far:.2f} ms"),
-            Row("commands at Redis for one at two relays", f"{commands:.1f}"),
-            # The devices are on the same cores; two relays can only be as fast as these allow.
+            Row("with Redis, at two relays, of both together", f"{cpu[2]:.2f} ms"),
+            Row("with Redis, half of them at two, of both together", f"{cpu[3]:.2f} ms"),
+            Row("Redis itself, for one at two relays", f"{used / total * 1000:.2f} ms"),
+            Row("commands at Redis for one at two relays", f"{calls / total:.1f}"),
             Row(
-                "two relays, in all, of the speed of one",
-                f"{speed:.2f}",
+                "two relays with a core each, of what one carries",
+                f"{capacity:.2f}",
                 f">= {GOAL_TWO}",
-                speed >= GOAL_TWO,
+                capacity >= GOAL_TWO,
             ),
+            Row("two relays and all devices on the cores there are, by the clock", f"{speed:.2f}"),
         ]
 
 
@@ -248,4 +261,4 @@ def _commands(stats: str) -> int:
         name, _, numbers = line.removeprefix("cmdstat_").partition(":")
         if "calls=" in numbers:
             calls[name] = int(numbers.partition("calls=")[2].partition(",")[0])
-    return calls.get("evalsha", 0) + calls.get("publish", 0)
+    return sum(calls.get(name, 0) for name in ("evalsha", "eval", "publish"))

@@ -25,21 +25,21 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections import deque
 from contextlib import suppress
 from typing import Any, Final
 
 from redis.asyncio import Redis
-from redis.asyncio.client import PubSub
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import AuthenticationError, NoScriptError, RedisError, ResponseError
+from redis.exceptions import AuthenticationError, RedisError, ResponseError
 
 from amesh_core.errors import UsageError
 from amesh_relay.roles import Burned, Freed, Unwatched
 from amesh_relay.state import Letter, Mailbox, Unknown, Verdict, letters
-from amesh_relay.state.orders import Order
-from amesh_relay.state.scripts import ALIVE_SECONDS, SCRIPTS
+from amesh_relay.state.line import Line
+from amesh_relay.state.orders import Order, Orders
+from amesh_relay.state.resp import Answer, Refusal, command
+from amesh_relay.state.scripts import ALIVE_SECONDS, SCRIPTS, SHAS
 from amesh_relay.tasks import until_one_ends
 
 log: Final = logging.getLogger("amesh.relay")
@@ -49,11 +49,7 @@ HEARTBEAT_SECONDS: Final = 1.0
 # An answer that takes longer is none: a device waits for it. Less than ALIVE_SECONDS together
 # with a heartbeat, so that a relay notices before others do.
 ANSWER_SECONDS: Final = 2.0
-# What may wait for Redis before those who cause it are not read from, and when they are again.
-CROWDED_BYTES: Final = 1024 * 1024
-ROOMY_BYTES: Final = CROWDED_BYTES // 2
-# At once; the answers of a thousand scripts take some 20 ms.
-MAX_BATCH: Final = 1000
+_LOOK_SECONDS: Final = ANSWER_SECONDS / 4  # how late that may be noticed
 _BEAT: Final = "."
 
 
@@ -73,20 +69,19 @@ class RedisState:
         self.node = ""
         self.is_available = False
         try:
-            self._redis = _client(url, ANSWER_SECONDS)
-            # A letter may be long in coming. That the way is open, heartbeats show.
-            self._subscriber = _client(url, None)
+            self._redis = _client(url)
         except (ValueError, TypeError, RedisError):
             # Not repeated: part of a password may be where a port should be.
             raise UsageError(
                 "--state: not a URL of a Redis; special characters of a password are to be"
                 " percent-encoded"
             ) from None
-        self._shas: dict[str, str] = {}
         # In order, and in the end all answered: questions, letters, what was freed or used up.
-        self._orders: deque[Order] = deque()
-        self._waiting_bytes = 0
-        self._to_write = asyncio.Event()
+        self._orders = Orders()
+        self._line: Line | None = None
+        self._mailbox: Mailbox | None = None
+        self._is_writing_soon = False
+        self._since = 0.0  # when what is with Redis was written
         self._heard = 0.0  # when our own last letter came back
         self._trouble = ""  # that was told of last
         self._refused: set[str] = set()  # what it would not do, as was told
@@ -95,53 +90,51 @@ class RedisState:
     @property
     def is_crowded(self) -> bool:
         """Whether more waits for Redis than should."""
-        return self._waiting_bytes > CROWDED_BYTES
+        return self._orders.is_crowded
 
     async def run(self, mailbox: Mailbox) -> None:
         """Keep in touch until cancelled; goes on trying when nobody answers."""
+        self._mailbox = mailbox
         try:
             await until_one_ends(self._stay_in_touch(mailbox))
         finally:
-            # Others need not wait until we count as dead.
+            # Others need not wait until we count as dead; after all that was still to be said.
             with suppress(RedisError, OSError, TimeoutError):
-                if self.is_available:
-                    await self._carry_out(mailbox)
-                await self._redis.delete(f"{PREFIX}node:{self.node}")
-            for client in (self._subscriber, self._redis):
-                await client.aclose()
+                async with asyncio.timeout(ANSWER_SECONDS):
+                    if self.is_available:
+                        await self._ask("DEL", f"{PREFIX}node:{self.node}")
+                    else:
+                        await self._redis.delete(f"{PREFIX}node:{self.node}")
+            await self._hang_up()
+            await self._redis.aclose()
 
     async def _stay_in_touch(self, mailbox: Mailbox) -> None:
         while True:
             try:
                 await self._in_touch(mailbox)
             except (RedisError, OSError, TimeoutError, _OutOfTouch) as error:
+                await self._hang_up()
                 self._lose(mailbox, error)
             await asyncio.sleep(HEARTBEAT_SECONDS)
 
     async def _in_touch(self, mailbox: Mailbox) -> None:
-        for client in (self._subscriber, self._redis):
-            # What was cut short may have left half an answer on its connection.
-            await client.connection_pool.disconnect()
-        async with self._subscriber.pubsub() as box:
-            async with asyncio.timeout(ANSWER_SECONDS):
-                await self._begin(box)
-            self.is_available = True
-            self._trouble = ""
-            self._refused.clear()
-            log.info("the shared state is there")
-            mailbox.found()
-            await until_one_ends(
-                self._read(box, mailbox), self._write(mailbox), self._keep_alive(mailbox)
-            )
+        # What was cut short may have left half an answer on its connection.
+        await self._redis.connection_pool.disconnect()
+        self._line = line = Line(self._answered, self._letters)
+        async with asyncio.timeout(ANSWER_SECONDS):
+            await self._begin(line)
+        self.is_available = True
+        self._trouble = ""
+        self._refused.clear()
+        log.info("the shared state is there")
+        mailbox.found()
+        await until_one_ends(line.until_it_ends(), self._look_out(), self._keep_alive(mailbox))
 
-    async def _begin(self, box: PubSub) -> None:
+    async def _begin(self, line: Line) -> None:
         old, self.node = self.node, secrets.token_hex(8)
-        await box.subscribe(f"{PREFIX}to:{self.node}")
-        while await box.get_message(timeout=ANSWER_SECONDS) is None:
-            pass  # not subscribed yet
+        await line.open(self._redis, f"{PREFIX}to:{self.node}")
         if old:
             await self._redis.delete(f"{PREFIX}node:{old}")
-        await self._load_scripts()
         if not self._looked_for_disk:
             self._looked_for_disk = True
             await self._look_for_disk()
@@ -149,9 +142,10 @@ class RedisState:
         await self._redis.set(f"{PREFIX}node:{self.node}", 1, ex=ALIVE_SECONDS)
         self._heard = asyncio.get_running_loop().time()
 
-    async def _load_scripts(self) -> None:
-        for name, text in SCRIPTS.items():
-            self._shas[name] = await self._redis.script_load(text)
+    async def _hang_up(self) -> None:
+        line, self._line = self._line, None
+        if line is not None:
+            await line.close()
 
     async def _look_for_disk(self) -> None:
         """Codes and addresses are for memory only; whoever set up Redis may not know."""
@@ -167,10 +161,7 @@ class RedisState:
 
     def _lose(self, mailbox: Mailbox, error: Exception) -> None:
         was_available, self.is_available = self.is_available, False
-        for order in self._orders:
-            order.is_answered(None)
-        self._orders.clear()
-        self._waiting_bytes = 0
+        self._orders.give_up()
         if was_available:
             # Its kind alone: some texts have the command in them that failed.
             log.error("the shared state is away: %s", type(error).__name__)
@@ -184,62 +175,49 @@ class RedisState:
             self._trouble = trouble
             log.warning("the shared state cannot be reached, trying on: %s", trouble)
 
-    async def _read(self, box: PubSub, mailbox: Mailbox) -> None:
+    # --- what goes over the line --------------------------------------------------------
+
+    def _write(self) -> None:
+        """Have done what waits, unless answers are awaited: then with these."""
+        self._is_writing_soon = False
+        if self._line is not None and (batch := self._orders.batch()):
+            self._since = asyncio.get_running_loop().time()
+            self._line.write("".join(map(_command, batch)))
+
+    def _answered(self, answer: Answer) -> None:
+        orders = self._orders
+        order = orders.answered(answer)
+        if order is not None and isinstance(answer, Refusal) and order.name not in self._refused:
+            # It is full, or not ours to write to. Once: strangers can make us ask.
+            self._refused.add(order.name)
+            log.warning("the shared state refuses %s: %s", order.name, answer.kind)
+        if not orders.are_out:
+            if orders.is_roomy and self._mailbox is not None:
+                self._mailbox.roomy()
+            self._write_soon()
+
+    def _letters(self, text: str) -> None:
+        loop = asyncio.get_running_loop()
+        if text == _BEAT:
+            self._heard = loop.time()
+        elif self._mailbox is not None:
+            for letter in letters.read(text):
+                # Soon and not here: a defect in that ends no more than a frame's would.
+                loop.call_soon(self._mailbox.take, letter)
+
+    def _write_soon(self) -> None:
+        """In the next turn, together with what else this one has to say."""
+        if not self._is_writing_soon:
+            self._is_writing_soon = True
+            asyncio.get_running_loop().call_soon(self._write)
+
+    async def _look_out(self) -> None:
+        """Notice that an answer does not come."""
         loop = asyncio.get_running_loop()
         while True:
-            message = await box.get_message(timeout=None)
-            if message is None or message["type"] != "message":
-                continue
-            if message["data"] == _BEAT:
-                self._heard = loop.time()
-            elif (letter := letters.read(message["data"])) is not None:
-                # Soon and not here: a defect in that ends no more than a frame's would.
-                loop.call_soon(mailbox.take, letter)
-
-    async def _write(self, mailbox: Mailbox) -> None:
-        while True:
-            await self._to_write.wait()
-            self._to_write.clear()
-            await self._carry_out(mailbox)
-
-    async def _carry_out(self, mailbox: Mailbox) -> None:
-        """Do what waits, in its order; after a failure what was not answered still waits."""
-        orders = self._orders
-        while orders:
-            batch = [orders[place] for place in range(min(len(orders), MAX_BATCH))]
-            async with asyncio.timeout(ANSWER_SECONDS):
-                answers = await self._do(batch)
-            for order, answer in zip(batch, answers, strict=True):
-                orders.popleft()
-                order.is_answered(answer)
-            self._waiting_bytes -= sum(order.bytes for order in batch)
-            if self._waiting_bytes <= ROOMY_BYTES:
-                mailbox.roomy()
-
-    async def _do(self, batch: list[Order]) -> list[Any]:
-        answers = await self._send(batch)
-        unknown = [place for place, a in enumerate(answers) if isinstance(a, NoScriptError)]
-        if unknown:
-            await self._load_scripts()
-            again = await self._send([batch[place] for place in unknown])
-            for place, answer in zip(unknown, again, strict=True):
-                answers[place] = answer
-        for order, answer in zip(batch, answers, strict=True):
-            if isinstance(answer, ResponseError) and order.name not in self._refused:
-                # It is full, or not ours to write to. Once: strangers can make us ask.
-                self._refused.add(order.name)
-                log.warning("the shared state refuses %s: %s", order.name, type(answer).__name__)
-        return answers
-
-    async def _send(self, batch: list[Order]) -> list[Any]:
-        pipeline = self._redis.pipeline(transaction=False)
-        for order in batch:
-            if order.name in SCRIPTS:
-                sha = self._shas[order.name]
-                pipeline.execute_command("EVALSHA", sha, 1, PREFIX, *order.arguments)
-            else:
-                pipeline.execute_command(order.name, *order.arguments)
-        return await pipeline.execute(raise_on_error=False)
+            await asyncio.sleep(_LOOK_SECONDS)
+            if self._orders.are_out and loop.time() - self._since > ANSWER_SECONDS:
+                raise TimeoutError
 
     async def _keep_alive(self, mailbox: Mailbox) -> None:
         loop = asyncio.get_running_loop()
@@ -290,7 +268,9 @@ class RedisState:
 
     def send(self, node: str, letter: Letter) -> None:
         """Write to another relay; in order, and perhaps in vain."""
-        self._order(Order("PUBLISH", (f"{PREFIX}to:{node}", letters.written(letter))))
+        if self.is_available:
+            self._orders.publish(f"{PREFIX}to:{node}", letters.written(letter))
+            self._write_soon()
 
     async def _ask(self, script: str, *arguments: str) -> Verdict:
         if not self.is_available:
@@ -302,18 +282,25 @@ class RedisState:
     def _order(self, order: Order) -> None:
         # While Redis is away nobody could be told, and later it would be stale.
         if self.is_available:
-            self._orders.append(order)
-            self._waiting_bytes += order.bytes
-            self._to_write.set()
+            self._orders.add(order)
+            self._write_soon()
 
 
-def _client(url: str, answer_seconds: float | None) -> Redis:
+def _command(order: Order) -> str:
+    """What Redis is sent for it."""
+    if order.name not in SCRIPTS:
+        return command(order.name, *order.arguments)
+    script = ("EVAL", SCRIPTS[order.name]) if order.is_told else ("EVALSHA", SHAS[order.name])
+    return command(*script, "1", PREFIX, *order.arguments)
+
+
+def _client(url: str) -> Redis:
     """A client that does nothing twice by itself: a code that is asked for twice is in use."""
     client: Redis = Redis.from_url(
         url,
         decode_responses=True,
-        encoding_errors="replace",  # whatever somebody else writes is no reason to stop
-        socket_timeout=answer_seconds,
+        protocol=3,  # letters and answers on one connection
+        socket_timeout=ANSWER_SECONDS,
         socket_connect_timeout=ANSWER_SECONDS,
         retry=Retry(NoBackoff(), 0),
     )

@@ -7,6 +7,7 @@ what strangers can make many of has a table beside it, so that the oldest goes.
 
 from __future__ import annotations
 
+from hashlib import sha1
 from typing import Final
 
 from amesh_relay import limits
@@ -169,4 +170,9 @@ if redis.call('GET', key) == ARGV[2] then redis.call('DEL', key) end
     + """
 row(prefix .. 'burned', ARGV[1], MAX_BURNED, BURNED)
 """,
+}
+
+# How Redis calls what it was told once.
+SHAS: Final = {
+    name: sha1(text.encode(), usedforsecurity=False).hexdigest() for name, text in SCRIPTS.items()
 }

@@ -337,6 +337,25 @@ def test_who_leaves_while_asked_keeps_nothing(frame: wire.DeviceFrame) -> None:
     in_town(story)
 
 
+def test_who_sends_on_while_asked_is_not_read_from_until_that_is_decided() -> None:
+    async def story(town: Town) -> None:
+        device = town.place("home").open()
+        town.gate.clear()
+        device.say(wire.Listen(CODE))
+        assert reads(device)  # as most devices send nothing more, nothing was done
+        device.say(wire.Done())
+        assert not reads(device)
+        await town.rest()
+        assert not reads(device)
+        town.gate.set()
+        await town.rest()
+        assert device.heard == [wire.Ack()]
+        assert device.close_code == 1000
+        assert reads(device)
+
+    in_town(story)
+
+
 @pytest.mark.parametrize("at", ["home", "other"])
 def test_a_controller_that_leaves_while_asked_spends_the_code(at: str) -> None:
     async def story(town: Town) -> None:
