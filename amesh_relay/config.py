@@ -25,6 +25,10 @@ DEFAULT_PORT: Final = 3001
 
 _TRUE: Final = ("1", "true", "yes", "on")
 _FALSE: Final = ("0", "false", "no", "off", "")
+# Of the file of settings, and of devices.
+_OTHER_VARIABLES: Final = frozenset(
+    f"AMESH_RELAY_{name}" for name in ("CONFIG", "URL", "TOKEN", "TOKEN_FILE")
+)
 _LIMITS: Final = frozenset(field.name for field in fields(Limits))
 
 
@@ -62,7 +66,7 @@ class Config:
         if self.keyfile and not self.certfile:
             raise UsageError("--keyfile needs --certfile")
         if self.unix and self.host:
-            raise UsageError("--unix and --host exclude each other")
+            raise UsageError("--unix and --host exclude each other (a host may be from HOST, too)")
         if self.proxy_protocol and not (self.trusted_proxies or self.unix):
             raise UsageError("--proxy-protocol needs --trusted-proxy: whose word to take")
 
@@ -151,6 +155,8 @@ def _from_file(command_line: argparse.ArgumentParser, path: Path) -> dict[str, A
         raise UsageError(f"{path}: {(error.strerror or 'cannot be read').lower()}") from None
     except ValueError as error:  # not TOML, or not UTF-8
         raise UsageError(f"{path}: {error}") from None
+    except RecursionError:
+        raise UsageError(f"{path}: lists in lists in lists") from None
     values: dict[str, Any] = {}
     for name, value in table.items():
         where = f"{path}: {name}"
@@ -182,8 +188,7 @@ def _from_environment(
         ours = f"AMESH_RELAY_{attribute.upper()}"
         for variable in (ENVIRONMENT_NAMES.get(attribute, ours), ours):
             if text := environ.get(variable):
-                is_list = isinstance(action.default, list) or action.metavar == "CIDR"
-                texts = text.replace(",", " ").split() if is_list else [text]
+                texts = text.replace(",", " ").split() if _takes_a_list(action) else [text]
                 where = f"environment variable {variable}"
                 values |= _parsed(command_line, attribute, texts, where)
     return values
@@ -197,13 +202,27 @@ def _settable(command_line: argparse.ArgumentParser) -> dict[str, argparse.Actio
     }
 
 
+def unknown_variables(environ: Mapping[str, str]) -> list[str]:
+    """Names that look like a setting and are none: mistyped, or set by something else."""
+    known = {f"AMESH_RELAY_{name.upper()}" for name in _settable(parser())} | _OTHER_VARIABLES
+    return sorted(name for name in environ if name.startswith("AMESH_RELAY_") and name not in known)
+
+
+def _takes_a_list(action: argparse.Action) -> bool:
+    return action.metavar == "CIDR"
+
+
 def _parsed(
     command_line: argparse.ArgumentParser, attribute: str, texts: Sequence[str], where: str
 ) -> dict[str, Any]:
     """What the command line makes of these texts."""
     option = f"--{attribute.replace('_', '-')}"
-    if _settable(command_line)[attribute].nargs == 0:
-        (text,) = texts or ("",)
+    action = _settable(command_line)[attribute]
+    if len(texts) != 1 and not _takes_a_list(action):
+        # Of several the last would count, and of none nothing would.
+        raise UsageError(f"{where} takes one value, and no list")
+    if action.nargs == 0:
+        (text,) = texts
         if text.lower() not in (*_TRUE, *_FALSE):
             raise UsageError(f"{where}: {text!r} is neither true nor false")
         return {attribute: text.lower() in _TRUE}

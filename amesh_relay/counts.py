@@ -22,6 +22,7 @@ class Counts:
 
     sockets: int = 0
     refused_sockets: int = 0
+    refused_tokens: int = 0
     messages: int = 0
     forwarded_bytes: int = 0
     peers_found: int = 0
@@ -37,10 +38,10 @@ class Counts:
     def told(self, frame: wire.RelayFrame) -> None:
         """A device was sent a frame."""
         match frame:
+            case wire.Data(payload):  # first, as most frames are that
+                self.forwarded_bytes += len(payload)
             case wire.PeerFound():
                 self.peers_found += 1
-            case wire.Data(payload):
-                self.forwarded_bytes += len(payload)
             case wire.Done():
                 self.peers_done += 1
             case wire.RelayErrorFrame(code):

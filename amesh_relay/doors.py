@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from amesh_relay.addresses import Address, Network, client_address, client_of
+from amesh_relay.addresses import Address, Network, client_of, plain
 from amesh_relay.limits import Limits, Tally
 
 # Sockets over the limit of connections that may exist for a moment: in the handshake, being
@@ -32,7 +32,7 @@ class Doors:
 
     def enter(self, number: int, peer: Address) -> bool:
         """Let a socket in; False when it has to go."""
-        address = client_address(peer, [], ())
+        address = plain(peer)
         if any(address in network for network in self._trusted_proxies):
             # Whom a proxy speaks for is not known before the handshake.
             key = b"#%d" % number

@@ -27,6 +27,9 @@ class House(Protocol):
     def receive(self, connection: Connection, message: str | bytes) -> None:
         """It sent a whole message; binary ones are bytes."""
 
+    def controlled(self, connection: Connection) -> None:
+        """It sent a frame that is no part of a message: a ping, mostly."""
+
     def stalled(self, connection: Connection, is_stalled: bool) -> None:
         """It has stopped to read, or begins again."""
 

@@ -180,6 +180,8 @@ class Hub:
         if connection is None:
             return []
         match connection.role, frame:
+            case Paired(session), wire.Data():  # first, as most frames are that
+                return codes.data(connection, session, frame, now)
             case Spent() | Elsewhere(), _:
                 return []
             case Fresh(), wire.Listen() | wire.Connect() if codes.limited(connection.client, now):
@@ -194,8 +196,6 @@ class Hub:
             case Waiting(), wire.Done():
                 freed = self._leave(connection, now)
                 return [Hangup(connection.number, NORMAL_CLOSURE), *freed]
-            case Paired(session), wire.Data():
-                return codes.data(connection, session, frame, now)
             case Paired(session), wire.Done():
                 return codes.done(connection, session, now)
             case Fresh(), wire.BootstrapWatch(jti):

@@ -61,6 +61,10 @@ class Inspection:
         """Never, as nothing is a WebSocket."""
         raise AssertionError(connection, message)
 
+    def controlled(self, connection: Connection) -> None:
+        """Never, as nothing is a WebSocket."""
+        raise AssertionError(connection)
+
     def stalled(self, connection: Connection, is_stalled: bool) -> None:
         """It does not read, or does again."""
         self._patience.stalled(connection, is_stalled, self._clock())

@@ -67,6 +67,7 @@ class _Relay(Collector):
                 "Sockets cut at once, as there were too many.",
                 so_far.refused_sockets,
             ),
+            ("tokens_refused", "Wrong access tokens that were shown.", so_far.refused_tokens),
             ("messages", "Messages received.", so_far.messages),
             ("forwarded_bytes", "Characters of payload handed on.", so_far.forwarded_bytes),
             ("pairings", "Codes under which two devices met.", so_far.pairings),

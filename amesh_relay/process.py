@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import resource
@@ -17,13 +18,13 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from importlib import import_module
 from typing import Final
 
 from amesh_core.errors import UsageError
 from amesh_relay import config as configuration
-from amesh_relay import logs, sockets
+from amesh_relay import logs, sockets, streams
 from amesh_relay.addresses import NOWHERE, network
 from amesh_relay.config import Config
 from amesh_relay.entrance import Entrance
@@ -52,12 +53,14 @@ class Process:
             UsageError: something cannot be used as the settings say.
         """
         logs.set_up(config.log_level, config.log_format)
+        _warn_of_unknown(environ)
         self._config = config
         self._argv = argv
         self._environ = environ
         self._certificate = _certificate(config)
         handed = sockets.passed(environ, os.getpid())
-        self._was_handed_sockets = bool(handed)
+        # systemd removes what it made; what we made is ours to remove.
+        self._own_path = None if handed else config.unix
         self._relay = Relay(_with_own_proxy(config, handed), time.monotonic)
         self._inspection = self._inspected(config.metrics)
         self._listeners = handed or [_listener(config)]  # last, as it may leave a file behind
@@ -82,6 +85,10 @@ class Process:
                 on.enter_context(listener)
             on.callback(self._forget_path)
             with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+                # What is here now is here to the end: not to be looked at again whenever
+                # what connections leave behind is collected.
+                gc.collect()
+                gc.freeze()
                 runner.run(self._serve())
 
     async def _serve(self) -> None:
@@ -106,6 +113,9 @@ class Process:
                 for task in running:
                     task.cancel()
         finally:
+            # Before nobody listens there any more: then it is free for the next relay, whose
+            # path we must not remove.
+            self._forget_path()
             for server in servers:
                 server.close()
             await self._relay.close()
@@ -179,7 +189,13 @@ class Process:
             _allow_files(self._relay.max_sockets + OTHER_FILES)
             kept = replace(self._config, limits=new.limits, log_level=new.log_level)
             if new != kept:
-                log.warning("only limits and log level change without a restart")
+                names = (
+                    f.name for f in fields(kept) if getattr(new, f.name) != getattr(kept, f.name)
+                )
+                log.warning(
+                    "only limits and log level change without a restart, not %s",
+                    ", ".join(name.replace("_", "-") for name in names),
+                )
             self._config = kept
             log.info("the settings were read again")
         self._refresh_secrets()
@@ -198,29 +214,35 @@ class Process:
         # Lines on standard output; programs that start a relay read the port from them.
         for listener in self._listeners:
             where = sockets.url(listener, tls=self._certificate is not None)
-            sys.stdout.write(f"listening on {where}\n")
-        sys.stdout.flush()
+            streams.say(f"listening on {where}")
         sockets.notify(self._environ, "READY=1")
 
     def _forget_path(self) -> None:
-        # systemd removes what it made; what we made is ours to remove.
-        if self._config.unix and not self._was_handed_sockets:
-            self._config.unix.unlink(missing_ok=True)
+        path, self._own_path = self._own_path, None
+        if path:
+            path.unlink(missing_ok=True)
 
 
-def check(config: Config) -> None:
+def check(config: Config, environ: Mapping[str, str]) -> None:
     """Try all that the settings name, but the addresses to listen on.
 
     Raises:
         UsageError: something of it cannot be used.
     """
     logs.set_up(config.log_level, config.log_format)
+    _warn_of_unknown(environ)
     _certificate(config)
     shared_state(config.state)
     # Without its state, which another relay may be using.
     relay = Relay(replace(config, state=MEMORY), time.monotonic)
     if config.metrics and not relay.desk.has_metrics:
         raise UsageError("--metrics needs: pip install 'authmesh[relay]'")
+
+
+def _warn_of_unknown(environ: Mapping[str, str]) -> None:
+    """No error: Kubernetes sets some for a Service of this name."""
+    if unknown := configuration.unknown_variables(environ):
+        log.warning("no settings, and not read: %s", ", ".join(unknown))
 
 
 def _with_own_proxy(config: Config, handed: Sequence[socket.socket]) -> Config:

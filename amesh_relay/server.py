@@ -186,17 +186,15 @@ class Relay:
     def answer(self, connection: Connection, request: Request) -> Response | None:
         """Plain HTTP is answered here, and who may not be a WebSocket."""
         self._patience.answered(connection)
-        return self.desk.answer(request)
+        return self.desk.answer(request, lambda: self._client(connection, request), self._clock())
 
     def open(self, connection: Connection, request: Request) -> None:
         """A WebSocket is found a place at the hub."""
-        forwarded = request.headers.get_all("X-Forwarded-For")
-        address = client_address(connection.peer, forwarded, self._proxies)
         now = self.now()
         self._sockets[connection.number] = connection
         self._patience.opened(connection, now)
         self._debug("connection %s is open", connection.number)
-        self.perform(self.hub.connect(connection.number, client_of(address), now))
+        self.perform(self.hub.connect(connection.number, self._client(connection, request), now))
 
     def receive(self, connection: Connection, message: str | bytes) -> None:
         """A message is here."""
@@ -221,6 +219,10 @@ class Relay:
             connection.hold_back_for(touched)
         if self._cluster is not None:
             self._cluster.slow_down(connection)
+
+    def controlled(self, connection: Connection) -> None:
+        """A ping, or so: as much work as a message, and there may be no more of them."""
+        self._patience.sent(connection, self._limits.max_messages_per_second)
 
     def stalled(self, connection: Connection, is_stalled: bool) -> None:
         """It does not read, or it does again."""
@@ -285,6 +287,11 @@ class Relay:
         if touched:
             self._quiet.set()
         return list(touched)
+
+    def _client(self, connection: Connection, request: Request) -> bytes:
+        """Whom a connection counts for."""
+        forwarded = request.headers.get_all("X-Forwarded-For")
+        return client_of(client_address(connection.peer, forwarded, self._proxies))
 
     def _debug(self, text: str, number: int) -> None:
         # A name takes time to make, and is mostly for nobody.

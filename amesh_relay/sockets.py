@@ -1,4 +1,7 @@
-"""Sockets to listen on: an address, a path, or what systemd hands over; and a word to systemd."""
+"""Sockets to listen on: an address, a path, or what systemd hands over; and a word to systemd.
+
+Of those that were accepted, who is at the other end.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,12 @@ import os
 import socket
 import stat
 from collections.abc import Mapping
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import Final, cast
 
 from amesh_core.errors import UsageError
+from amesh_relay.addresses import NOWHERE, Address, plain
 
 BACKLOG: Final = 4096
 # What the kernel may hold for a connection, each way. A ceremony sends a few KiB; by default
@@ -62,6 +67,19 @@ def bind_path(path: Path) -> socket.socket:
         listener.close()
         raise
     return _sized(listener)
+
+
+def peer(name: object) -> Address:
+    """The other end of a socket, by the name that the system has for it."""
+    # A Unix socket has no such name, nor on macOS a peer that is gone already.
+    if not isinstance(name, tuple):
+        return NOWHERE
+    host: str = name[0]
+    # The system's own reader takes a fifth of the time of `ip_address`.
+    if ":" not in host:
+        return IPv4Address(socket.inet_pton(socket.AF_INET, host))
+    host = host.partition("%")[0]  # after it, the link of an address that is good for one only
+    return plain(IPv6Address(socket.inet_pton(socket.AF_INET6, host)))
 
 
 def passed(environ: Mapping[str, str], pid: int) -> list[socket.socket]:

@@ -1,172 +1,50 @@
-"""The frames between a device and a relay: parse -> frozen dataclass, or BadFrame.
+"""The frames between a device and a relay, as text: parse -> frozen dataclass, or BadFrame.
 
-    device -> relay                            relay -> device
-    Listen · Connect                           Ack · PeerFound · RelayErrorFrame
-    Data · Done                                Data · Done
-    BootstrapWatch                             BootstrapWatching
-    BootstrapInit                              BootstrapInit, to the watcher
-    BootstrapAck · BootstrapReject             BootstrapAcked · BootstrapReject
-
-docs/protocol.md section 4. Each frame is one JSON object in one text frame of at most
-MAX_FRAME_BYTES. Keys that a frame does not know are dropped, so nothing travels through a
-relay but the listed fields. What is secret or finds a peer never shows in a repr.
+docs/protocol.md section 4. Each frame (relay_frames.py) is one JSON object in one text frame of
+at most MAX_FRAME_BYTES. Keys that a frame does not know are dropped, so nothing travels through a
+relay but the listed fields.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass, field
-from enum import StrEnum
 from json.encoder import encode_basestring
 from typing import Any, Final
 
 from amesh_core.errors import BadFrame as BadFrame
 from amesh_core.errors import Malformed
 from amesh_core.wire.encoding import load_json
+from amesh_core.wire.relay_frames import ERROR_CODES as ERROR_CODES
+from amesh_core.wire.relay_frames import UNKNOWN_ERROR as UNKNOWN_ERROR
+from amesh_core.wire.relay_frames import Ack as Ack
+from amesh_core.wire.relay_frames import BootstrapAck as BootstrapAck
+from amesh_core.wire.relay_frames import BootstrapAcked as BootstrapAcked
+from amesh_core.wire.relay_frames import BootstrapInit as BootstrapInit
+from amesh_core.wire.relay_frames import BootstrapReject as BootstrapReject
+from amesh_core.wire.relay_frames import BootstrapWatch as BootstrapWatch
+from amesh_core.wire.relay_frames import BootstrapWatching as BootstrapWatching
+from amesh_core.wire.relay_frames import Connect as Connect
+from amesh_core.wire.relay_frames import Data as Data
+from amesh_core.wire.relay_frames import DeviceFrame as DeviceFrame
+from amesh_core.wire.relay_frames import Done as Done
+from amesh_core.wire.relay_frames import ErrorCode as ErrorCode
+from amesh_core.wire.relay_frames import Listen as Listen
+from amesh_core.wire.relay_frames import PeerFound as PeerFound
+from amesh_core.wire.relay_frames import Rejection as Rejection
+from amesh_core.wire.relay_frames import RelayErrorFrame as RelayErrorFrame
+from amesh_core.wire.relay_frames import RelayFrame as RelayFrame
 
 MAX_FRAME_BYTES: Final = 65536
 # Only a jti of a bootstrap token (docs/protocol.md section 6), a key, a signature, a good
 # name, a proof or a whole token travel in bootstrap frames; the longest token has ~2 KiB.
 MAX_BOOTSTRAP_FIELD_CHARACTERS: Final = 4096
 
-
-class ErrorCode(StrEnum):
-    """Why a relay refused something or ended a session; the list of section 4."""
-
-    INVALID_MESSAGE = "invalid_message"
-    UNKNOWN_TYPE = "unknown_type"
-    INVALID_OTC = "invalid_otc"
-    OTC_IN_USE = "otc_in_use"
-    OTC_NOT_FOUND = "otc_not_found"
-    OTC_EXPIRED = "otc_expired"
-    PEER_ALREADY_CONNECTED = "peer_already_connected"
-    PEER_DISCONNECTED = "peer_disconnected"
-    RATE_LIMITED = "rate_limited"
-    RELAY_CAPACITY = "relay_capacity"
-    SESSION_DATA_LIMIT = "session_data_limit"
-    TOO_MANY_CONNECTIONS = "too_many_connections"
-
-
-ERROR_CODES: Final = frozenset(code.value for code in ErrorCode)
-# What a device reads in place of an error code that is not in the list: the text is
-# whatever the relay wrote, and must not reach a screen.
-UNKNOWN_ERROR: Final = "unknown_relay_error"
-
-
-class Rejection(StrEnum):
-    """Why a relay itself refuses a bootstrap frame; watchers give reasons of their own."""
-
-    NO_WATCHER = "no_watcher"
-    ALREADY_USED = "token_already_used"
-    OVERLOADED = "relay_overloaded"
-    ALREADY_WATCHED = "already_watched"
-
-
 _OTC: Final = re.compile(r"[0-9]{6}")
 _JTI: Final = re.compile(r"bt_[0-9a-f]{32}")
 _IDENTIFIER: Final = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
-
-@dataclass(frozen=True, slots=True)
-class Listen:
-    """A target waits for its controller under the code `otc`, six ASCII digits."""
-
-    otc: str = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Connect:
-    """A controller looks for the target that waits under the code `otc`."""
-
-    otc: str = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Ack:
-    """The relay holds the code; it may be shown."""
-
-
-@dataclass(frozen=True, slots=True)
-class PeerFound:
-    """Both devices are here; `Data` travels from now on."""
-
-
-@dataclass(frozen=True, slots=True)
-class Data:
-    """Something for the other device; the relay hands on `payload` unchanged."""
-
-    payload: str = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Done:
-    """The session is over for both devices."""
-
-
-@dataclass(frozen=True, slots=True)
-class RelayErrorFrame:
-    """The relay refused or ended something; `code` is in ERROR_CODES, or UNKNOWN_ERROR."""
-
-    code: str
-
-
-@dataclass(frozen=True, slots=True)
-class BootstrapWatch:
-    """A controller waits for the device that holds the token `jti`."""
-
-    jti: str = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class BootstrapWatching:
-    """The relay will hand on what is announced for `jti`."""
-
-    jti: str = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class BootstrapInit:
-    """A target announces its key to whoever watches `jti` (docs/protocol.md section 6)."""
-
-    jti: str = field(repr=False)
-    target_public_key: str
-    friendly_name: str | None = None
-    proof: str | None = field(default=None, repr=False)
-    mac: str | None = field(default=None, repr=False)
-    token: str | None = field(default=None, repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class BootstrapAck:
-    """The watching controller has recorded the target; sent to the relay."""
-
-    jti: str = field(repr=False)
-    public_key: str
-    controller_sig: str = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class BootstrapAcked:
-    """A `BootstrapAck` as the target receives it."""
-
-    jti: str = field(repr=False)
-    controller_public_key: str
-    controller_sig: str = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class BootstrapReject:
-    """An announcement, or a watch, is refused; `error` is an identifier. Proves nothing."""
-
-    jti: str = field(repr=False)
-    error: str
-
-
-DeviceFrame = (
-    Listen | Connect | Data | Done | BootstrapWatch | BootstrapInit | BootstrapAck | BootstrapReject
-)
 _OtherFrame = (
     Listen
     | Connect
@@ -175,17 +53,6 @@ _OtherFrame = (
     | BootstrapWatching
     | BootstrapInit
     | BootstrapAck
-    | BootstrapAcked
-    | BootstrapReject
-)
-RelayFrame = (
-    Ack
-    | PeerFound
-    | Data
-    | Done
-    | RelayErrorFrame
-    | BootstrapWatching
-    | BootstrapInit
     | BootstrapAcked
     | BootstrapReject
 )
@@ -198,6 +65,8 @@ def decode_from_device(text: str | bytes) -> DeviceFrame:
         BadFrame: for anything else, its `relay_code` one of invalid_message, unknown_type,
             invalid_otc.
     """
+    if (payload := _plain_payload(text)) is not None:
+        return Data(payload)
     value = _load(text)
     match value:
         case {"type": "data", "payload": str(payload)}:
@@ -232,6 +101,8 @@ def decode_from_relay(text: str | bytes) -> RelayFrame:
     Raises:
         BadFrame: for anything that is not a frame a relay sends.
     """
+    if (payload := _plain_payload(text)) is not None:
+        return Data(payload)
     value = _load(text)
     match value:
         case {"type": "data", "payload": str(payload)}:
@@ -304,6 +175,19 @@ def _fields(frame: _OtherFrame) -> dict[str, str]:
             }
         case BootstrapReject(jti, error):
             return {"type": "bootstrap_reject", "jti": jti, "error": error}
+
+
+# A `data` frame as every known program writes it: these keys, in this order, and a payload in
+# which nothing stands for anything else. Most of all frames, read in a fifth of the time; in any
+# other spelling the same frame takes the long way, to the same result.
+_PLAIN_DATA: Final = re.compile(r'\{"type": ?"data", ?"payload": ?"([ !#-\[\]-~]*)"\}')
+
+
+def _plain_payload(text: str | bytes) -> str | None:
+    if isinstance(text, bytes) or len(text) > MAX_FRAME_BYTES:
+        return None
+    plain = _PLAIN_DATA.fullmatch(text)
+    return plain[1] if plain else None
 
 
 def _load(text: str | bytes) -> Any:

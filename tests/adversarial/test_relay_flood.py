@@ -12,6 +12,7 @@ import asyncio
 import json
 import select
 import socket
+import time
 from contextlib import ExitStack
 from typing import Final
 
@@ -22,8 +23,13 @@ from websockets.sync.client import connect
 
 from amesh_core.wire import relay as wire
 from amesh_relay import patience
+from amesh_relay.config import Config
+from amesh_relay.limits import Limits
+from amesh_relay.server import Relay
+from tests.relay.test_connection import HANDSHAKE, Transport, feed
 from tests.support.relay import (
     PING,
+    PONG,
     TEXT,
     RelayProcess,
     bystanders,
@@ -106,9 +112,42 @@ def flood(raw: socket.socket, data: bytes) -> int:
     return sent
 
 
+@pytest.mark.parametrize("opcode", [PING, PONG])
+def test_pings_are_no_way_around_the_limit_of_messages(opcode: int) -> None:
+    """One socket that pinged as fast as it could made everybody wait for seconds."""
+    relay = Relay(Config(limits=Limits(max_messages_per_second=3)), lambda: 0.0)
+    connection, transport = relay.connection(), Transport()
+    connection.connection_made(transport)
+    feed(connection, HANDSHAKE + frame(opcode, b"") * 3)
+    was_reading = [transport.is_reading_]
+    for _ in range(2):
+        feed(connection, frame(opcode, b""))
+        was_reading.append(transport.is_reading_)
+        relay.tick()
+        was_reading.append(transport.is_reading_)
+        feed(connection, frame(opcode, b"") * 3)
+    assert was_reading == [True, False, True, False, True]
+    connection.connection_lost(None)
+
+
+def test_a_flood_of_pings_stops_nobody() -> None:
+    """Of as many connections as one client may have, each without a pause."""
+    with relay_process() as relay, bystanders(relay) as others, ExitStack() as opened:
+        flooders = [opened.enter_context(raw_websocket(relay)) for _ in range(90)]
+        for raw in flooders:
+            raw.setblocking(False)
+        began = time.monotonic()
+        for _ in range(10):
+            for raw in select.select([], flooders, [], 0)[1]:
+                raw.send(frame(PING, b"") * 2000)
+            others.check()
+        # Each of these took a second and more, while all pings were answered at once.
+        assert time.monotonic() - began < 5
+
+
 def test_pings_that_nobody_reads_the_pongs_of() -> None:
     with (
-        relay_process() as relay,
+        relay_process("--max-messages-per-second", "1000000") as relay,
         bystanders(relay) as others,
         raw_websocket(relay, buffer_bytes=4096) as deaf,
     ):
@@ -119,7 +158,8 @@ def test_pings_that_nobody_reads_the_pongs_of() -> None:
 
 def test_who_reads_again_is_read_again() -> None:
     ping = frame(PING, b"x" * 125)
-    with relay_process() as relay, raw_websocket(relay, buffer_bytes=4096) as raw:
+    fast = ("--max-messages-per-second", "1000000")
+    with relay_process(*fast) as relay, raw_websocket(relay, buffer_bytes=4096) as raw:
         taken = flood(raw, ping * 500)
         unsent = ping[taken % len(ping) :] + frame(TEXT, b'{"type":"listen","otc":"123456"}')
         heard = b""

@@ -97,4 +97,5 @@ def test_a_relay_has_nothing_to_read_with() -> None:
         "amesh_core.wire",
         "amesh_core.wire.encoding",
         "amesh_core.wire.relay",
+        "amesh_core.wire.relay_frames",
     }

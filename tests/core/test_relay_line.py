@@ -26,6 +26,7 @@ from amesh_core.io import relay_line
 from amesh_core.settings import Settings
 from amesh_core.wire import relay as wire
 from amesh_relay.config import Config
+from tests.support.ports import free_port
 from tests.support.relay import relay_in_process
 from tests.support.scripted_relay import Device, scripted
 
@@ -62,9 +63,7 @@ def unreachable(url: str) -> RelayUnreachable:
 
 
 def test_nothing_listens_there() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-    assert unreachable(f"ws://127.0.0.1:{port}/ws").reason == os.strerror(errno.ECONNREFUSED)
+    assert unreachable(f"ws://127.0.0.1:{free_port()}/ws").reason == os.strerror(errno.ECONNREFUSED)
 
 
 def test_a_name_that_does_not_resolve(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -283,6 +282,16 @@ def test_a_relay_that_takes_nobody_now() -> None:
             with pytest.raises(RelayBusy) as raised:
                 await visit(f"ws://127.0.0.1:{port}/ws")
             assert raised.value.reason == "it takes no devices at the moment"
+
+    run(main())
+
+
+def test_a_relay_that_was_tried_with_wrong_tokens() -> None:
+    async def main() -> None:
+        answer = b"HTTP/1.1 429 Too Many Requests\r\nContent-Length: 0\r\n\r\n"
+        async with plain_server(answer) as port:
+            with pytest.raises(RelayBusy, match="too many wrong access tokens"):
+                await visit(f"ws://127.0.0.1:{port}/ws")
 
     run(main())
 

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from amesh_core.errors import BadFrame, Malformed
@@ -289,6 +289,46 @@ NEARLY = st.builds(
     TYPES | JSON,
     st.dictionaries(NAMES, JSON | st.sampled_from(["482916", JTI]), max_size=6),
 )
+
+
+# Nearly the usual spelling of a `data` frame, or just that: what is first here is mostly right.
+SPACE = st.sampled_from(["", "", "", " ", "  ", "\n"])
+PAYLOAD = st.text(st.sampled_from("Aa+/=_- ~!")) | st.text(
+    st.sampled_from('A\\"\x00\x1f\x7f\x80é\u2028\ud83d\ude00'), max_size=4
+)
+NEARLY_PLAIN = st.builds(
+    "".join,
+    st.tuples(
+        *(st.just("{"), SPACE, st.sampled_from(['"type":', '"type":', '"payload":"B","type":'])),
+        *(SPACE, st.sampled_from(['"data"', '"data"', '"Data"', '"d\\u0061ta"', "data"]), SPACE),
+        *(st.just(","), SPACE, st.just('"payload":'), SPACE, st.just('"'), PAYLOAD, st.just('"')),
+        st.sampled_from(["", "", ',"payload":"C"', ',"type":"done"', ',"x":' + "[" * 40]),
+        *(SPACE, st.sampled_from(["}", "}", "", "}}", "},{}", '"}'])),
+    ),
+)
+
+
+@given(NEARLY_PLAIN)
+@example('{"type":"data","payload":"AAEC/w=="}')
+@example('{"type": "data", "payload": "AAEC/w=="}')
+@example('{"type":"data","payload":"A","payload":"C"}')
+@example('{"type":"data","payload":"A"}"}')
+@example('{"type":"data","payload":"A"}}')
+@example('{"type":"data","payload":"\\n"}')
+@example('{"type":"data","payload":"\x1f"}')
+@example('{"type":"data","payload":"\x7f"}')
+@example('{"type":"data","payload":"\ud800"}')
+@example('{"type":"data","payload":"é"}')
+def test_the_usual_spelling_of_data_reads_as_any_other(text: str) -> None:
+    """A pattern reads it, JSON's grammar all others: also what begins with a space."""
+    for decoder in (wire.decode_from_device, wire.decode_from_relay):
+        said: list[object] = []
+        for spelling in (text, f" {text}"):
+            try:
+                said.append(decoder(spelling))
+            except BadFrame as error:
+                said.append((error.relay_code, str(error)))
+        assert said[0] == said[1]
 
 
 def decode(text: str | bytes) -> list[Any]:

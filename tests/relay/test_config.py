@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import tomllib
 from ipaddress import ip_network
 from pathlib import Path
@@ -206,6 +209,57 @@ def test_a_mistake_in_a_file_is_said_to_be_there(tmp_path: Path, text: str, said
         read(["--config", str(path)])
     assert str(raised.value).startswith(str(path))
     assert said in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("port = []", "port"),
+        ('port = ["1", "2"]', "port"),
+        ("proxy-protocol = []", "proxy-protocol"),
+        ('proxy-protocol = ["true", "false"]', "proxy-protocol"),
+    ],
+)
+def test_a_list_for_one_value(tmp_path: Path, text: str, name: str) -> None:
+    """Of several the last would count, and of none nothing would, as if it were not there."""
+    path = tmp_path / "relay.toml"
+    path.write_text(text)
+    with pytest.raises(UsageError, match=f"{name} takes one value, and no list"):
+        read(["--config", str(path)])
+    path.write_text('port = ["1"]\ntrusted-proxy = []')
+    assert read(["--config", str(path)]) == Config(port=1)
+
+
+def test_a_file_that_nobody_would_write(tmp_path: Path) -> None:
+    path = tmp_path / "relay.toml"
+    path.write_text("port = " + "[" * 100_000)
+    with pytest.raises(UsageError, match=r"relay\.toml: lists in lists"):
+        read(["--config", str(path)])
+
+
+def test_variables_that_are_no_settings() -> None:
+    """Most likely mistyped, and a relay that trusts no proxy looks as if it worked."""
+    others = {"AMESH_RELAY_URL": "", "AMESH_RELAY_TOKEN": "", "AMESH_RELAY_TOKEN_FILE": ""}
+    environ = environment() | others | {"AMESH_RELAY_CONFIG": "", "AMESH_RELAYS": "", "PATH": ""}
+    assert config.unknown_variables(environ) == []
+    wrong = {"AMESH_RELAY_TRUSTED_PROXIES": "10.0.0.0/8", "AMESH_RELAY_CHECK_CONFIG": "1"}
+    assert config.unknown_variables(environ | wrong) == sorted(wrong)
+
+
+@pytest.mark.parametrize("check", [("--check-config",), ("--stop-on-eof", "--port", "0")])
+def test_they_are_said(check: tuple[str, ...]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "amesh_relay", *check],
+        env={**os.environ, "AMESH_RELAY_TRUSTED_PROXIES": "192.0.2.0/24"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.returncode == 0
+    assert "no settings, and not read: AMESH_RELAY_TRUSTED_PROXIES" in done.stderr
+    assert "192.0.2.0" not in done.stderr
 
 
 def test_a_file_that_is_no_text(tmp_path: Path) -> None:

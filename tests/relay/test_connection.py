@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import re
+from http import HTTPStatus
 from ipaddress import ip_address
 
+import pytest
 from websockets.datastructures import Headers
 from websockets.http11 import Request, Response
+from websockets.server import ServerProtocol
 
 from amesh_relay.connection import (
     MAX_FRAGMENTS,
+    MAX_HEAD_BYTES,
+    PIECE_BYTES,
     READ_BUFFER_BYTES,
     WRITE_LIMIT_BYTES,
     Connection,
 )
 from amesh_relay.doors import Doors
 from amesh_relay.limits import Limits
-from tests.support.relay import BINARY, CLOSE, CONTINUATION, PING, TEXT, frame
+from tests.support.relay import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, frame
 
 HANDSHAKE = (
     b"GET /ws HTTP/1.1\r\nHost: relay\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
@@ -68,7 +74,7 @@ class House:
         self.has_room = True
         self.messages: list[str | bytes] = []
         self.stalls: list[bool] = []
-        self.opened = self.closed = self.left = 0
+        self.opened = self.closed = self.left = self.controls = 0
         self.plain: Response | None = None
 
     def enter(self, connection: Connection) -> bool:
@@ -82,6 +88,9 @@ class House:
 
     def receive(self, connection: Connection, message: str | bytes) -> None:
         self.messages.append(message)
+
+    def controlled(self, connection: Connection) -> None:
+        self.controls += 1
 
     def stalled(self, connection: Connection, is_stalled: bool) -> None:
         self.stalls.append(is_stalled)
@@ -142,6 +151,155 @@ def test_a_handshake_byte_by_byte() -> None:
     assert (house.opened, transport.sent) == (0, [])
     feed(connection, HANDSHAKE[-1:] + frame(TEXT, b"at once"))
     assert (house.opened, house.messages) == (1, ["at once"])
+
+
+def test_a_request_has_so_many_bytes() -> None:
+    """In all, and not only a line of it: websockets itself would keep 128 lines of 8 KiB."""
+    line = b"X-Long: %b\r\n" % (b"x" * 1000)
+    lines = MAX_HEAD_BYTES // len(line) - 1
+    longest = HANDSHAKE[:-2] + line * lines
+    house = House()
+    connection, transport = accepted(house)
+    feed(connection, longest + b"\r\n" + frame(TEXT, b"x" * MAX_HEAD_BYTES))
+    assert (house.opened, len(house.messages)) == (1, 1), "what follows is not of the request"
+    for data in (longest + line * 2, longest + line * 2 + b"\r\n" + frame(TEXT, b"no")):
+        house = House()
+        connection, transport = accepted(house)
+        feed(connection, data)
+        feed(connection, line * 100 + b"\r\n")
+        assert [sent.partition(b"\r\n")[0] for sent in transport.sent] == [
+            b"HTTP/1.1 431 Request Header Fields Too Large"
+        ]
+        assert (house.opened, house.messages) == (0, [])
+        assert (house.closed, transport.ended) == (1, 1)
+
+
+def test_what_is_no_message_is_told_too() -> None:
+    """Else pings would be free, however many."""
+    house = House()
+    connection, _ = opened(house)
+    feed(connection, frame(PING, b"") * 3 + frame(PONG, b"") + frame(TEXT, b"x"))
+    assert (house.controls, house.messages) == (4, ["x"])
+
+
+class Strict(House):
+    """Holds back whoever sends anything, until a test lets go."""
+
+    def receive(self, connection: Connection, message: str | bytes) -> None:
+        super().receive(connection, message)
+        connection.hold_back(self)
+
+
+def test_who_is_held_back_is_not_heard_to_the_end_of_a_read() -> None:
+    """A read of the smallest frames takes 40 ms, so it must not count as one."""
+
+    async def run() -> None:
+        house = Strict()
+        connection, transport = opened(house)
+        sent = [f"{number:04d}" for number in range(500)]
+        data = b"".join(frame(TEXT, text.encode()) for text in sent)
+        feed(connection, data)
+        heard = []
+        while len(house.messages) < len(sent):
+            assert not transport.is_reading_
+            heard.append(len(house.messages))
+            assert len(house.messages) <= (len(heard) * PIECE_BYTES) // 10
+            connection.let_go(house)
+            # Twice, and something is in between: once is enough, and in order.
+            connection.hold_back("another reason")
+            connection.let_go("another reason")
+            await asyncio.sleep(0)
+        assert house.messages == sent
+        assert len(heard) == len(data) // PIECE_BYTES
+        connection.let_go(house)
+        assert transport.is_reading_
+
+    asyncio.run(run())
+
+
+def test_what_comes_though_it_is_held_back_comes_last() -> None:
+    """TLS has read on, and what it has comes in spite of `pause_reading`."""
+
+    async def run() -> None:
+        house = Strict()
+        connection, _ = opened(house)
+        feed(connection, frame(TEXT, b"first") + b"".join([frame(TEXT, b"x" * 2000)] * 2))
+        feed(connection, frame(TEXT, b"last"))
+        while house.messages[-1] != "last":
+            connection.let_go(house)
+            await asyncio.sleep(0)
+        assert [str(message)[:5] for message in house.messages] == [
+            *("first", "xxxxx", "xxxxx", "last")
+        ]
+
+    asyncio.run(run())
+
+
+def test_what_a_lost_connection_sent_is_forgotten() -> None:
+    async def run() -> None:
+        house = Strict()
+        connection, _ = opened(house)
+        feed(connection, frame(TEXT, b"one") * 500)
+        heard = len(house.messages)
+        connection.let_go(house)
+        connection.connection_lost(None)
+        await asyncio.sleep(0)
+        assert len(house.messages) == heard
+
+    asyncio.run(run())
+
+
+KEY = b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "status"),
+    [
+        (b"", b"", 101),
+        (b"Connection: Upgrade", b"Connection: keep-alive, upgrade", 101),
+        (b"Host: relay\r\n", b"Sec-WebSocket-Protocol: a, b\r\nOrigin: http://a\r\n", 101),
+        (b"Host: relay\r\n", b"Sec-WebSocket-Extensions: permessage-deflate\r\n", 101),
+        (b"GET", b"POST", 405),
+        (b"HTTP/1.1", b"HTTP/1.0", 505),
+        (b"Connection: Upgrade", b"Connection: close", 426),
+        (b"Connection: Upgrade\r\n", b"", 426),
+        (b"Connection: Upgrade", b'Connection: "', 400),
+        (b"Upgrade: websocket", b"Upgrade: h2c", 426),
+        (b"Upgrade: websocket", b"Upgrade: websocket, h2c", 426),
+        (b"Version: 13", b"Version: 8", 400),
+        (b"Sec-WebSocket-Version: 13\r\n", b"", 400),
+        (KEY, b"", 400),
+        (KEY, KEY * 2, 400),
+        (b"AAAA==", b"==", 400),
+        (b"AAAA==", b"AA==", 400),
+        (b"AAAA==", b"AA\xe9==", 400),
+        (b"Host: relay\r\n", b"Origin: http://a\r\nOrigin: http://b\r\n", 400),
+    ],
+)
+def test_a_handshake_is_answered_as_websockets_does(
+    before: bytes, after: bytes, status: int
+) -> None:
+    """But for what time it is; every check of a request is there."""
+    request = HANDSHAKE.replace(before, after, 1)
+    websocket = ServerProtocol()
+    websocket.receive_data(request)
+    (event,) = websocket.events_received()
+    assert isinstance(event, Request)
+    expected = websocket.accept(event)
+    websocket.send_response(expected)
+    theirs = b"".join(websocket.data_to_send())
+
+    house = House()
+    connection, transport = accepted(house)
+    feed(connection, request)
+    assert expected.status_code == status
+    assert at_any_time(b"".join(transport.sent)) == at_any_time(theirs)
+    assert house.opened == (status == HTTPStatus.SWITCHING_PROTOCOLS)
+    assert transport.ended == (status != HTTPStatus.SWITCHING_PROTOCOLS)
+
+
+def at_any_time(response: bytes) -> bytes:
+    return re.sub(rb"Date: \w{3}, \d\d \w{3} \d{4} \d\d:\d\d:\d\d GMT", b"Date: any", response)
 
 
 def test_too_many_pieces_of_one_message() -> None:
@@ -222,6 +380,18 @@ def test_plain_http_gets_its_answer_and_no_websocket() -> None:
     feed(connection, b"GET /health HTTP/1.1\r\n\r\n" + frame(TEXT, b"no"))
     assert transport.sent[0].endswith(b"\r\n\r\nfine")
     assert (house.opened, house.messages, transport.ended) == (0, [], 1)
+
+
+@pytest.mark.parametrize("follows", [b"GET /metrics HTTP/1.1\r\n\r\n", b"\r\n", b"\xff" * 2000])
+@pytest.mark.parametrize("request_", [b"GET /health HTTP/1.1\r\n\r\n", HANDSHAKE])
+def test_what_comes_with_a_request_and_is_no_frame(request_: bytes, follows: bytes) -> None:
+    """It raised, so that a stranger could fill the log with tracebacks."""
+    house = House()
+    house.plain = Response(200, "OK", Headers(), b"fine") if request_ != HANDSHAKE else None
+    connection, transport = accepted(house)
+    feed(connection, request_ + follows)
+    assert (house.opened, house.messages, transport.ended) == (0, [], 1)
+    assert house.closed == 1
 
 
 def test_who_does_not_read_is_not_read_from() -> None:

@@ -29,6 +29,7 @@ from amesh_core.wire import relay as wire
 from amesh_relay import config
 from tests.support.asgi import Served
 from tests.support.blocking_device import BlockingDevice
+from tests.support.ports import free_port
 from tests.support.proxy import wait_until_it_listens
 from tests.support.relay import RelayProcess, relay_process
 from tests.support.tls import make_certificate
@@ -60,12 +61,6 @@ def running(
         finally:
             process.terminate()
             process.wait(STOP_SECONDS)
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port: int = free.getsockname()[1]
-        return port
 
 
 def changed(name: str, *pairs: tuple[str, str]) -> str:
@@ -396,7 +391,8 @@ def test_the_pod_may_do_nothing_but_relay() -> None:
     assert pod["automountServiceAccountToken"] is False
     # Else Kubernetes sets AMESH_RELAY_PORT=tcp://..., which is one of our settings.
     assert pod["enableServiceLinks"] is False
-    assert pod["terminationGracePeriodSeconds"] > config.Config().drain_seconds
+    stays = relay["lifecycle"]["preStop"]["sleep"]["seconds"]
+    assert pod["terminationGracePeriodSeconds"] > stays + config.Config().drain_seconds
     assert relay["securityContext"] == {
         "allowPrivilegeEscalation": False,
         "readOnlyRootFilesystem": True,

@@ -57,6 +57,7 @@ def test_what_a_relay_has_done() -> None:
             "amesh_relay_draining": 0,
             "amesh_relay_sockets_accepted_total": 5,
             "amesh_relay_sockets_refused_total": 0,
+            "amesh_relay_tokens_refused_total": 0,
             "amesh_relay_messages_total": 6,
             "amesh_relay_forwarded_bytes_total": 2 * len("unharmed"),
             "amesh_relay_pairings_total": 1,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import signal
 import socket
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import time
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -16,7 +18,12 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
+from amesh_core.errors import UsageError
 from amesh_core.wire import relay as wire
+from amesh_relay import sockets
+from amesh_relay.__main__ import main
+from tests.support.asgi import Served
+from tests.support.proxy import wait_until_it_listens
 from tests.support.relay import (
     RelayProcess,
     bystanders,
@@ -124,6 +131,99 @@ def test_a_port_that_is_taken() -> None:
         f"error: cannot listen on 127.0.0.1 port {relay.port}: address already in use\n"
         "hint: choose another --host or --port\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("reason", "hint"),
+    [
+        ("permission denied", "hint: ports below 1024 are root's: let a proxy or systemd's"),
+        ("address already in use", "hint: choose another --host or --port\n"),
+    ],
+)
+def test_the_way_out_of_a_port_that_is_not_ours(
+    reason: str, hint: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As whoever runs the tests may be root, which may use every port."""
+
+    def bind(host: str | None, port: int) -> socket.socket:
+        raise UsageError(f"cannot listen on {host} port {port}: {reason}")
+
+    monkeypatch.setattr(sockets, "bind", bind)
+    assert main(["--host", "127.0.0.1", "--port", "443"]) == 1
+    shown = capsys.readouterr().err
+    assert shown.startswith(f"error: cannot listen on 127.0.0.1 port 443: {reason}\n{hint}")
+
+
+def closing(*descriptors: int) -> list[str]:
+    """A command that starts a relay without some of its standard streams."""
+    script = (
+        "import os, sys\n"
+        f"for number in {descriptors}: os.close(number)\n"
+        "os.execv(sys.executable, [sys.executable, '-m', 'amesh_relay', *sys.argv[1:]])\n"
+    )
+    return [sys.executable, "-c", script]
+
+
+def test_a_relay_without_standard_streams() -> None:
+    """No file or socket takes their place, and it works."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    argv = [*closing(0, 1, 2), "--host", "127.0.0.1", "--port", str(port)]
+    with subprocess.Popen(argv) as relay:
+        try:
+            wait_until_it_listens(Served("127.0.0.1", port), relay)
+            assert httpx2.get(f"http://127.0.0.1:{port}/health").status_code == 200
+            places = {str(Path(f"/proc/{relay.pid}/fd/{number}").readlink()) for number in range(3)}
+            assert places == {os.devnull}
+            relay.terminate()
+            assert relay.wait(30) == 0
+        finally:
+            relay.kill()
+
+
+@pytest.mark.parametrize("closed", [(1,), (2,), (0, 1, 2)])
+def test_settings_are_checked_without_standard_streams(closed: tuple[int, ...]) -> None:
+    done = subprocess.run(
+        [*closing(*closed), "--check-config"], capture_output=True, timeout=30, check=False
+    )
+    said = b"" if 1 in closed else b"the settings are in order\n"
+    assert (done.returncode, done.stdout, done.stderr) == (0, said, b"")
+
+
+def test_standard_input_that_is_closed_has_ended() -> None:
+    done = subprocess.run(
+        [*closing(0), "--host", "127.0.0.1", "--port", "0", "--stop-on-eof"],
+        capture_output=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.returncode == 0
+    assert b"Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has such a device")
+@pytest.mark.parametrize("kind", ["full", "a pipe that nobody reads"])
+def test_nobody_hears_where_it_listens(kind: str) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    if kind == "full":
+        os.close(writing)
+        writing = os.open("/dev/full", os.O_WRONLY)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    argv = [sys.executable, "-m", "amesh_relay", "--host", "127.0.0.1", "--port", str(port)]
+    # Else nothing would wait to be written at the end.
+    environ = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    with subprocess.Popen(argv, stdout=writing, stderr=subprocess.PIPE, env=environ) as relay:
+        os.close(writing)
+        try:
+            wait_until_it_listens(Served("127.0.0.1", port), relay)
+            assert httpx2.get(f"http://127.0.0.1:{port}/health").status_code == 200
+            relay.terminate()
+            _, said = relay.communicate(timeout=30)
+            assert (relay.returncode, b"Traceback" in said) == (0, False)
+        finally:
+            relay.kill()
 
 
 @pytest.mark.parametrize("host", ["no-such-host.invalid", "192.0.2.1", "::ffff:0:0:0", "x" * 300])

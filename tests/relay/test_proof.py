@@ -26,6 +26,8 @@ from tests.support.load import (
 from tests.support.redis import RedisServer, redis_server
 from tests.support.relay import RelayProcess, relay_process
 
+pytestmark = pytest.mark.alone
+
 IDLE: Final = 10_000
 AT_ONCE: Final = 1000
 CEREMONIES: Final = 500

@@ -9,8 +9,10 @@ import stat
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from ipaddress import ip_address
 from pathlib import Path
 
 import httpx2
@@ -20,7 +22,7 @@ from websockets.sync.client import ClientConnection, unix_connect
 from amesh_core.errors import UsageError
 from amesh_core.wire import relay as wire
 from amesh_relay import sockets
-from tests.support.relay import RelayProcess, bystanders, hear, relay_process
+from tests.support.relay import TEXT, RelayProcess, bystanders, frame, hear, relay_process
 from tests.support.relay_commands import LOOPS, relay_activated
 
 
@@ -41,6 +43,24 @@ def listens(path: Path, otc: str, client: str = "") -> wire.RelayFrame:
     with device(path, client) as target:
         target.send(wire.encode(wire.Listen(otc)))
         return hear(target)
+
+
+# --- who is there -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "address"),
+    [
+        (("192.0.2.1", 4711), "192.0.2.1"),
+        (("2001:db8::7", 4711, 0, 0), "2001:db8::7"),
+        (("::ffff:192.0.2.1", 4711, 0, 0), "192.0.2.1"),  # of a socket for both
+        (("fe80::1%eth0", 4711, 0, 2), "fe80::1"),
+        ("", "::"),  # of a Unix socket
+        (None, "::"),
+    ],
+)
+def test_the_other_end_of_a_socket(name: object, address: str) -> None:
+    assert sockets.peer(name) == ip_address(address)
 
 
 # --- a path -----------------------------------------------------------------------------
@@ -101,6 +121,35 @@ def relay(*argv: str) -> subprocess.CompletedProcess[str]:
         timeout=30,
         check=False,
     )
+
+
+def test_the_path_of_the_next_relay_is_not_removed(directory: Path) -> None:
+    """One may start while another still says goodbye to devices that do not answer."""
+    path = directory / "socket"
+    with (
+        relay_process("--unix", str(path), host="") as old,
+        device(path) as target,
+        socket.socket(socket.AF_UNIX) as deaf,
+    ):
+        target.send(wire.encode(wire.Listen("123456")))
+        assert hear(target) == wire.Ack()
+        deaf.connect(str(path))
+        deaf.sendall(
+            b"GET /ws HTTP/1.1\r\nHost: relay\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+            b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+        )
+        assert deaf.recv(4096).startswith(b"HTTP/1.1 101 ")
+        deaf.sendall(frame(TEXT, wire.encode(wire.Connect("123456")).encode()))
+        assert hear(target) == wire.PeerFound()
+        old.process.terminate()
+        until = time.monotonic() + 20
+        while path.exists():
+            assert time.monotonic() < until
+        with pytest.raises(subprocess.TimeoutExpired):  # it still waits for an answer
+            old.process.wait(0.5)
+        with relay_process("--unix", str(path), host=""):
+            assert old.wait() == 0
+            assert listens(path, "123456") == wire.Ack()
 
 
 def test_the_path_of_a_relay_that_lives_is_not(directory: Path) -> None:
