@@ -7,9 +7,12 @@ need inside their bodies.
 from __future__ import annotations
 
 import sys
-from typing import Annotated, NoReturn
+from collections.abc import Callable
+from io import TextIOWrapper
+from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperCommand
 
 from amesh_cli.commands.accept_rotation import accept_rotation
 from amesh_cli.commands.bootstrap import bootstrap
@@ -38,24 +41,41 @@ app = typer.Typer(
     pretty_exceptions_enable=False,  # it prints local variables; keys are local variables
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command()(init)
-app.command()(listen)
-app.command()(invite)
-app.command()(provision)
-app.command()(bootstrap)
-app.command("list")(list_devices)
-app.command()(trust)
-app.command()(revoke)
-app.command()(export)
-app.command("import")(import_card)
-app.command()(config)
-app.command()(fetch)
-app.command()(rotate)
-app.command("accept-rotation")(accept_rotation)
-app.command()(passphrase)
-app.command()(doctor)
-app.command()(explain)
-app.command()(demo)
+
+
+class _Command(TyperCommand):
+    """A command whose usage names its arguments as its help does."""
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        # Typer sets the name of an argument that must be there in braces, which read as a choice.
+        return [piece.strip("{}") for piece in super().collect_usage_pieces(ctx)]
+
+
+def _add(body: Callable[..., None], name: str | None = None) -> None:
+    # What Click takes from a docstring for the list of commands it cuts to a line; what it is
+    # given it wraps.
+    summary = (body.__doc__ or "").partition("\n")[0]
+    app.command(name, cls=_Command, short_help=summary)(body)
+
+
+_add(init)
+_add(listen)
+_add(invite)
+_add(provision)
+_add(bootstrap)
+_add(list_devices, "list")
+_add(trust)
+_add(revoke)
+_add(export)
+_add(import_card, "import")
+_add(config)
+_add(fetch)
+_add(rotate)
+_add(accept_rotation, "accept-rotation")
+_add(passphrase)
+_add(doctor)
+_add(explain)
+_add(demo)
 
 
 def _version(wanted: bool) -> None:
@@ -82,6 +102,9 @@ def amesh(
 
 def main() -> NoReturn:
     """Run the command line; every error raised on purpose ends here, a bug keeps its traceback."""
+    if isinstance(sys.stdout, TextIOWrapper):  # None when it was closed
+        # A name that the encoding of this terminal has not is no reason to fail: stderr does so.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         app()
     except AmeshError as error:

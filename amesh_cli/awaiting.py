@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 _HELD_UP: Final[dict[str, str]] = {
     Rejection.ALREADY_WATCHED: (
-        "another connection waits for it;\n"
-        "  if that is another `amesh provision`, it will record the server"
+        "another connection waits for it; "
+        "if that is another `amesh provision`, it will record the server"
     ),
     Rejection.ALREADY_USED: (
-        "the relay takes it for used\n  and hands on nothing that is announced with it"
+        "the relay takes it for used and hands on nothing that is announced with it"
     ),
     Rejection.OVERLOADED: "the relay is full",
 }
@@ -96,10 +96,10 @@ class AtTerminal:
         if not self._is_new(minted, device_id(announced.public_key)):
             return
         terminal.warn(
-            f"the token for {terminal.quoted(minted.name)} was used twice:\n"
-            f"  {device_id(announced.public_key)} announced itself with it, too, and was refused.\n"
-            "  If you did not start two servers with one token, it was stolen: look which of\n"
-            "  the two is yours, and `amesh revoke` the recorded one if it is not."
+            f"the token for {terminal.quoted(minted.name)} was used twice: "
+            f"{device_id(announced.public_key)} announced itself with it, too, and was refused.\n"
+            "If you did not start two servers with one token, it was stolen: look which of "
+            "the two is yours, and `amesh revoke` the recorded one if it is not."
         )
 
     def refused(self, minted: Minted, error: AmeshError) -> None:
@@ -109,8 +109,8 @@ class AtTerminal:
         name = terminal.quoted(minted.name)
         if isinstance(error, BadAnnouncement):
             terminal.warn(
-                f"something announced itself as {name} without the token,\n"
-                "  and was refused (said once)."
+                f"something announced itself as {name} without the token, "
+                "and was refused (said once)."
             )
         else:
             terminal.warn(f"an announcement as {name} was refused: {failures.sentence(error)}.")

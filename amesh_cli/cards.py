@@ -9,7 +9,7 @@ from amesh_cli.options import As
 from amesh_cli.people import shown
 from amesh_cli.recording import recorder, settle_name
 from amesh_core.card import fingerprint, introduce, is_fingerprint_of
-from amesh_core.errors import Declined, FingerprintMismatch, UsageError
+from amesh_core.errors import BadCard, Declined, FingerprintMismatch, Malformed, UsageError
 from amesh_core.identity import Peer, Role
 from amesh_core.wire.card import MAX_BYTES, Card
 
@@ -44,7 +44,7 @@ def import_(file: str, *, role: As, typed: str | None, trust_for: str | None) ->
 
     Raises:
         UsageError: no such file, no terminal to ask at, no fingerprint, no trust to end.
-        Malformed: no card.
+        BadCard: no card.
         OwnKey: our own card.
         Declined, FingerprintMismatch: it is another key.
         AmeshError: it cannot be recorded; see `AllowList.record`.
@@ -59,7 +59,7 @@ def import_(file: str, *, role: As, typed: str | None, trust_for: str | None) ->
     if typed is None:
         terminal.need_terminal("--fingerprint")
     home = here.open_home()
-    peer = introduce(Card.parse(_read(file)), Role(role), ours=home.identity.public_key)
+    peer = introduce(_card(file), Role(role), ours=home.identity.public_key)
     _compare(peer, typed)
     device = recorder(home, added_by="import", trust_seconds=trust_seconds)(peer)
     if typed is None:
@@ -70,6 +70,13 @@ def import_(file: str, *, role: As, typed: str | None, trust_for: str | None) ->
     else:
         terminal.result(f"Recorded: this device may call {shown(device)}.")
         terminal.say("It lets this device in once it has its card: `amesh export` here.")
+
+
+def _card(file: str) -> Card:
+    try:
+        return Card.parse(_read(file))
+    except Malformed as error:
+        raise BadCard("the input" if file == STDIN else file, str(error)) from None
 
 
 def _read(file: str) -> bytes:

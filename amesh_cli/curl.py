@@ -81,6 +81,9 @@ def fetch(wanted: Wanted) -> None:
         UsageError: a URL or a file that cannot work.
     """
     url = web.check_url(wanted.url)
+    # What an answer is for may have happened by the time that it cannot be written.
+    if wanted.output is not None and not wanted.output.resolve().parent.is_dir():
+        raise UsageError(f"-o {wanted.output}: there is no such directory")
     signing = Amesh(here.settings()).auth(follow_redirects=wanted.follow_redirects)
     hooks: dict[str, list[Callable[..., None]]] = {}
     if wanted.verbose:

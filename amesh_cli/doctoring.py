@@ -49,6 +49,6 @@ def _all(against: str | None, relay: str | None) -> Iterator[Check]:
 
 
 def _show(check: Check) -> None:
-    terminal.verdict(check.verdict, f"{check.name:<16} {check.message}", _STYLES[check.verdict])
-    if check.hint:
-        terminal.result(f"      {'':<16} hint: {check.hint}")
+    terminal.verdict(
+        check.verdict, check.name, check.message, check.hint, style=_STYLES[check.verdict]
+    )

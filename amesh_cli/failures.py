@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from amesh_cli import layout
 from amesh_core import errors as e
 
 # Exit statuses, as in amesh(1). 0 is success, 2 wrong usage (as every Click program), 130 Ctrl-C.
@@ -44,6 +45,9 @@ STATUSES: Final = {
     130: "Interrupted with Ctrl-C.",
 }
 
+# A URL can be thousands long, and so can the ids that a short prefix leaves open.
+_MAX_CHARACTERS: Final = 600
+
 _RELAY_MAY_LIE = (
     "start again with `amesh listen` on the target; if it keeps happening, the relay may be "
     "trying to put itself between your devices: use another one, or `amesh listen --serve`"
@@ -67,6 +71,10 @@ FAILURES: Final[dict[type[e.AmeshError], Failure]] = {
     e.AmeshError: Failure(FAILED),
     e.UsageError: Failure(USAGE),
     e.Malformed: Failure(USAGE),
+    e.BadCard: Failure(
+        USAGE,
+        "`amesh export` on the other device prints its card, one line: hand over all of it",
+    ),
     e.Declined: Failure(FAILED),
     e.HomeError: Failure(HOME),
     e.NoIdentity: Failure(
@@ -257,7 +265,7 @@ FAILURES: Final[dict[type[e.AmeshError], Failure]] = {
 # What the codes of docs/protocol.md section 4 mean to a person.
 RELAY_CODES: Final = {
     "otc_not_found": "no target waits under this code: it may be mistyped, used or expired",
-    "otc_expired": "the code has expired, or its target went away",
+    "otc_expired": "the code has expired unused, or the device that showed it went away",
     "otc_in_use": "another device uses this code",
     "invalid_otc": "a code has six digits",
     "peer_already_connected": "another controller already used this code",
@@ -281,4 +289,4 @@ def sentence(error: e.AmeshError) -> str:
     """What happened, in one line of lower case."""
     if isinstance(error, e.RelayRefused):
         return RELAY_CODES.get(error.relay_code, "unknown relay error")
-    return str(error) or error.code.replace("_", " ")
+    return layout.shortened(str(error), _MAX_CHARACTERS) or error.code.replace("_", " ")

@@ -8,8 +8,9 @@ import time
 from typing import TYPE_CHECKING
 
 from amesh_cli import protection, terminal
-from amesh_core.errors import Declined, HomeError, Malformed, NoIdentity, UsageError
+from amesh_core.errors import Declined, HomeError, IdentityExists, Malformed, NoIdentity, UsageError
 from amesh_core.identity import check_name
+from amesh_core.io import identity_file
 from amesh_core.io.home import Home
 from amesh_core.wire.encoding import b64
 
@@ -18,21 +19,28 @@ if TYPE_CHECKING:
     from amesh_core.settings import Settings
 
 
-def choose_name(given: str | None) -> str:
+def choose_name(given: str | None, settings: Settings, *, replace: bool) -> str:
     """The name given, or asked for with this machine's name as the default.
 
     Raises:
         UsageError: not a good name, or none and no terminal to ask at.
+        IdentityExists: there is one already, so there is no use in asking.
     """
-    name = given
-    if name is None:
+    if given is not None:
+        try:
+            return check_name(given)
+        except Malformed as error:
+            raise UsageError(f"this name cannot be used: {error}") from None
+    if not replace and (present := identity_file.read(settings.directory)) is not None:
+        raise IdentityExists(present.device_id, str(settings.directory))
+    while True:
         name = terminal.ask(
             "How shall other devices show this one?", flag="--name", default=socket.gethostname()
         )
-    try:
-        return check_name(name)
-    except Malformed as error:
-        raise UsageError(f"this name cannot be used: {error}") from None
+        try:
+            return check_name(name)
+        except Malformed as error:
+            terminal.warn(f"{error}.")
 
 
 def agree_to_replace(settings: Settings, *, yes: bool) -> bool:

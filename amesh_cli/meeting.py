@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from amesh_cli import here, older_pairing, terminal
 from amesh_cli.options import Pairing
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from amesh_core.io.home import Home
 
 R = TypeVar("R")
+
+_CODE_PLEASE: Final = "The code that the target shows:"
 
 
 def listen(
@@ -118,8 +121,7 @@ def invite(
     home = here.open_home()
     url = here.relay_url(home, relay)
     older_pairing.agree(pairing, url, accepted=accept_interception)
-    if code is None:
-        code = terminal.ask("The code that the target shows:", flag="the argument CODE")
+    code = _code(code)
     home.allow_list()  # a broken list stops us before the code is spent
     person = ControllerAtTerminal(assume_match=assume_match, pairing=pairing)
     record = recorder(home, added_by="handshake", pairing=_mark(pairing))
@@ -127,6 +129,17 @@ def invite(
     if terminal.interactive() and not assume_match:
         device = settle_name(home, device)
     terminal.result(f"Paired: this device may now call {shown(device)}.")
+
+
+def _code(given: str | None) -> str:
+    """The six digits, as they are or in groups; asked for until they are six."""
+    while True:
+        text = given if given is not None else terminal.ask(_CODE_PLEASE, flag="the argument CODE")
+        code = re.sub("[ -]", "", text)
+        # What was given is judged where every code is.
+        if given is not None or re.fullmatch("[0-9]{6}", code):
+            return code
+        terminal.warn("six digits, as the target shows them.")
 
 
 async def _invite(

@@ -39,10 +39,10 @@ def agree(pairing: Pairing, url: str | None, *, accepted: bool) -> None:
     who = "whoever runs the relay" + (f" at {url}" if url else "")
     if url is None or url.startswith("ws:"):
         who += ", or the network on the way to it,"
-    terminal.warn(f"pairing v1: {who} can intercept this pairing.")
-    terminal.say(
-        "  It can put a key of its own in the place of each device, and the digits match all the\n"
-        "  same. Use it for a Node.js device only, and only over a relay that you run yourself."
+    terminal.warn(
+        f"pairing v1: {who} can intercept this pairing.\n"
+        "It can put a key of its own in the place of each device, and the digits match all the "
+        "same. Use it for a Node.js device only, and only over a relay that you run yourself."
     )
     if accepted:
         terminal.warn("not asked whether the relay is yours (--accept-interception).")

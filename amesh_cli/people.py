@@ -10,7 +10,7 @@ import asyncio
 import re
 from typing import TYPE_CHECKING
 
-from amesh_cli import terminal
+from amesh_cli import pipes, terminal
 from amesh_cli.options import Pairing
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class TargetAtTerminal:
         """Ask until it is six digits; what is not cannot be right and is not tried."""
         while True:
             if self._digits_stdin:
-                answer = await terminal.read_line()
+                answer = await pipes.read_line()
             else:
                 answer = await terminal.aask(
                     "Type the six digits that the controller shows:", flag="--digits-stdin"

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import os
 import re
 import sys
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import TYPE_CHECKING, BinaryIO, Final
+
+from amesh_core.errors import UsageError
+
+if TYPE_CHECKING:
+    import asyncio
+
+INPUT_ENDED: Final = "the input ended before the question was answered"
 
 # All but tab and line end: what a server sends must not drive a terminal.
 _CONTROLS: Final = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]|\r(?!\n)")
@@ -47,6 +55,41 @@ def end_stdout() -> None:
 def stdin(limit: int = -1) -> bytes:
     """All that is piped into the command, or its first `limit` bytes."""
     return sys.stdin.buffer.read(limit)
+
+
+async def read_line() -> str:
+    """Read one line from stdin without a thread, so that waiting for it can be cancelled.
+
+    Raises:
+        UsageError: stdin ended.
+    """
+    import asyncio
+
+    loop = asyncio.get_running_loop()
+    descriptor = sys.stdin.fileno()
+    line: asyncio.Future[bytes] = loop.create_future()
+    received = bytearray()
+
+    def readable() -> None:
+        # A byte at a time, so that what follows the line stays for the next question.
+        byte = os.read(descriptor, 1)
+        received.extend(byte)
+        if byte in (b"", b"\n") and not line.done():
+            line.set_result(bytes(received))
+
+    try:
+        loop.add_reader(descriptor, readable)
+    except PermissionError:  # a regular file is always readable and cannot be polled
+        while not line.done():
+            readable()
+    try:
+        text = (await line).decode("utf-8", "replace")
+    finally:
+        with contextlib.suppress(PermissionError):
+            loop.remove_reader(descriptor)
+    if not text:
+        raise UsageError(INPUT_ENDED)
+    return text.strip()
 
 
 def _escaped(found: re.Match[str]) -> str:

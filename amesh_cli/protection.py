@@ -67,7 +67,7 @@ def _of_a_file(beside: str | None, *, generated: bool) -> tuple[str, str]:
         return (
             warning,
             f"Its passphrase was generated and lies beside it, in {beside}.\n"
-            "To part them, run `amesh passphrase change --new-passphrase-file FILE` with a FILE\n"
+            "To part them, run `amesh passphrase change --new-passphrase-file FILE` with a FILE "
             "that lies elsewhere; see amesh-init(1).",
         )
     return (

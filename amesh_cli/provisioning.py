@@ -153,7 +153,8 @@ def show(*, as_json: bool) -> None:
             (minted.jti, terminal.quoted(minted.name), _state(minted, now), _until(minted))
             for minted in tokens
         ]
-        terminal.table(("token id", "name", "state", "good until"), rows)
+        folded = ("name", "state", "good until")  # an id that is cut cancels nothing
+        terminal.table(("token id", "name", "state", "good until"), rows, folded=folded)
 
 
 def cancel(jti: str, *, as_json: bool) -> None:
@@ -169,8 +170,8 @@ def cancel(jti: str, *, as_json: bool) -> None:
     terminal.result(f"The token for {terminal.quoted(minted.name)} is cancelled here.")
     if not minted.is_expired(time.time()):
         terminal.warn(
-            f"a server given it before {_until(minted)} still trusts this device:\n"
-            "  nobody is asked before a server believes a token. Delete the token where it lies."
+            f"a server given it before {_until(minted)} still trusts this device: "
+            "nobody is asked before a server believes a token. Delete the token where it lies."
         )
 
 
@@ -243,8 +244,8 @@ def _hand_out(
     terminal.warn("whoever holds a token can pair in the server's place: treat it as a password.")
     if order.for_node:
         terminal.warn(
-            "a Node.js server sends its token to the relay and proves nothing about its\n"
-            "  key: use a relay of your own, and compare the device id."
+            "a Node.js server sends its token to the relay and proves nothing about its "
+            "key: use a relay of your own, and compare the device id."
         )
 
 
@@ -257,8 +258,10 @@ def _wait(home: Home, minted: Sequence[Minted], *, as_json: bool) -> None:
     except KeyboardInterrupt:
         now, ours = time.time(), {token.jti for token in minted}
         if any(t.jti in ours and t.is_outstanding(now) for t in provisioned.read(home)):
-            terminal.say("Not waiting any more. The tokens stay good; collect what announces")
-            terminal.say("itself until they expire with `amesh provision --watch`.")
+            terminal.say(
+                "Not waiting any more. The tokens stay good; collect what announces itself until "
+                "they expire with `amesh provision --watch`."
+            )
         raise
 
 

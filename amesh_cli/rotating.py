@@ -53,8 +53,10 @@ def _abort(home: Home, *, yes: bool) -> Pending:
     file = rotating.find(home)
     if isinstance(file, Pending) and not yes:
         new = device_id(file.new.public_key)
-        terminal.warn(f"the new key, {new}, will be destroyed. Who has accepted it already")
-        terminal.say("  must pair with this device again.")
+        terminal.warn(
+            f"the new key, {new}, will be destroyed. Who has accepted it already must pair with "
+            "this device again."
+        )
         if not terminal.confirm("Destroy the new key?", flag="--yes"):
             raise Declined
     return rotating.abort(home)
@@ -83,8 +85,10 @@ def _finish(*, force: bool, yes: bool) -> None:
     file = rotating.find(home)
     if isinstance(file, Pending) and not yes:
         old, new = (device_id(key) for key in (file.statement.old_key, file.new.public_key))
-        terminal.warn(f"the old key, {old}, will be destroyed. Who has not accepted the new one,")
-        terminal.say(f"  {new}, must pair with this device again.")
+        terminal.warn(
+            f"the old key, {old}, will be destroyed. Who has not accepted the new one, {new}, must "
+            "pair with this device again."
+        )
         if not terminal.confirm("Have all of them accepted it?", flag="--yes"):
             raise Declined
     renewed = rotating.finish(home, force=force, now=time.time())

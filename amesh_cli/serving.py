@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import socket
 import subprocess
@@ -14,6 +15,9 @@ from amesh_core.errors import RelayUnreachable, UsageError
 
 # Any address beyond this network: asking for the way to it sends nothing (RFC 5737, RFC 3849).
 _ELSEWHERE: Final = ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1"))
+
+# It faces the network, and needs none of them.
+_SECRETS: Final = ("AUTH_MESH_PASSPHRASE", "AMESH_BOOTSTRAP_TOKEN", "AMESH_RELAY_TOKEN")
 
 
 def parse_place(text: str) -> tuple[str | None, int]:
@@ -48,6 +52,7 @@ def own_relay(place: str) -> Iterator[tuple[str, str]]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        env={name: value for name, value in os.environ.items() if name not in _SECRETS},
         start_new_session=True,  # Ctrl-C is for us: the peer is told before the relay goes
     )
     with relay:

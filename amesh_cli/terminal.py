@@ -9,22 +9,22 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import sys
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from amesh_cli import layout, pipes
 from amesh_core.errors import Malformed, UsageError
 from amesh_core.identity import check_name
 
 if TYPE_CHECKING:
-    import asyncio
-
     from rich.console import Console
 
 
 _MAX_SHOWN_CHARACTERS = 200
+_VERDICT_COLUMNS = 5
+_WARNING = "! "
 
 
 @cache
@@ -36,8 +36,17 @@ def _console(*, stderr: bool) -> Console:
 
 
 def say(text: str = "", *, style: str = "") -> None:
-    """Tell the person something (stderr)."""
-    _console(stderr=True).print(text, style=style or None)
+    """Tell the person something (stderr); a terminal is given lines that are no wider than it."""
+    console = _console(stderr=True)
+    console.print(_fitted(console, text), style=style or None)
+
+
+def _fitted(console: Console, text: str, indented: int = 0) -> str:
+    if not console.is_terminal:  # who reads a pipe or a log has no width, and greps for whole lines
+        return text
+    from rich.cells import cell_len
+
+    return layout.wrapped(text, console.width - indented, cell_len)
 
 
 def result(text: str = "", *, style: str = "") -> None:
@@ -66,7 +75,8 @@ def _on_stdout() -> Iterator[None]:
 
 def warn(text: str) -> None:
     """Tell the person what they would want to know before going on (stderr)."""
-    say(f"! {text}", style="yellow")
+    lines = _fitted(_console(stderr=True), text, len(_WARNING)).split("\n")
+    say(_WARNING + f"\n{' ' * len(_WARNING)}".join(lines), style="yellow")
 
 
 def json_result(value: Any) -> None:
@@ -93,8 +103,29 @@ def table(
 ) -> None:
     """Print a table that stays readable in a pipe (stdout).
 
-    In a narrow terminal the columns in `folded` take more lines, before any other is cut.
+    In a terminal that is too narrow the columns in `folded` take more lines, before any other
+    is cut.
     """
+    from rich.cells import cell_len
+
+    console = _console(stderr=False)
+    lines = layout.aligned([headers, *rows], cell_len)
+    # A pipe has no width: never cut an id there that a script wants to read.
+    if console.is_terminal and max(map(cell_len, lines)) > console.width:
+        _folded_table(console, headers, rows, folded)
+        return
+    result(lines[0], style="dim")
+    # Rich takes seconds for ten thousand rows, and has nothing to do in them.
+    with _on_stdout():
+        sys.stdout.write("".join(f"{line}\n" for line in lines[1:]))
+
+
+def _folded_table(
+    console: Console,
+    headers: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    folded: Collection[str],
+) -> None:
     from rich.table import Table
     from rich.text import Text
 
@@ -103,10 +134,6 @@ def table(
         grid.add_column(header, no_wrap=header not in folded, overflow="fold")
     for row in rows:
         grid.add_row(*map(Text, row))
-    console = _console(stderr=False)
-    # A pipe has no width: never cut an id there that a script wants to read.
-    if not console.is_terminal:
-        console.width = 400
     with _on_stdout():
         console.print(grid, soft_wrap=False)
 
@@ -130,11 +157,15 @@ def printable(text: str) -> str:
     return text[:_MAX_SHOWN_CHARACTERS].encode("unicode_escape").decode("ascii")
 
 
-def verdict(word: str, text: str, style: str) -> None:
-    """Print a line that begins with one coloured word (stdout)."""
+def verdict(word: str, name: str, text: str, hint: str, *, style: str) -> None:
+    """Print what was found, after a coloured word and what was looked at (stdout)."""
     console = _console(stderr=False)
-    console.print(f"{word:<5}", style=style, end=" ")
-    console.print(text)
+    place = f" {name:<16} "
+    indent = " " * (_VERDICT_COLUMNS + len(place))
+    said = f"{text}\nhint: {hint}" if hint else text
+    with _on_stdout():
+        console.print(f"{word:<{_VERDICT_COLUMNS}}", style=style, end="")
+        console.print(place + _fitted(console, said, len(indent)).replace("\n", f"\n{indent}"))
 
 
 def error(sentence: str, hint: str) -> None:
@@ -186,12 +217,18 @@ def ask_secret(question: str, *, flag: str) -> bytes:
     """Ask for a line that is not shown while it is typed.
 
     Raises:
-        UsageError: there is no terminal.
+        UsageError: there is no terminal, or the input ended.
     """
     from getpass import getpass
 
     need_terminal(flag)
-    return getpass(question).encode("utf-8", "surrogateescape")
+    try:
+        return getpass(question).encode("utf-8", "surrogateescape")
+    except EOFError:
+        raise UsageError(pipes.INPUT_ENDED) from None
+    except KeyboardInterrupt:
+        say()  # the cursor still stands behind the question
+        raise
 
 
 async def aconfirm(question: str, *, flag: str) -> bool:
@@ -199,7 +236,7 @@ async def aconfirm(question: str, *, flag: str) -> bool:
     need_terminal(flag)
     _forget_typed_ahead()
     while True:
-        answer = await _line(f"{question} [y/N] ")
+        answer = await _line(f"{question} [y/N]")
         if answer.lower() in ("y", "yes"):
             return True
         if answer.lower() in ("", "n", "no"):
@@ -209,13 +246,14 @@ async def aconfirm(question: str, *, flag: str) -> bool:
 async def aask(question: str, *, flag: str) -> str:
     """As `ask` without a default, and can be cancelled while it waits."""
     need_terminal(flag)
-    return await _line(f"{question} ")
+    return await _line(question)
 
 
-async def _line(prompt: str) -> str:
-    _console(stderr=True).print(prompt, end="", style="bold")
+async def _line(question: str) -> str:
+    console = _console(stderr=True)
+    console.print(_fitted(console, question), end=" ", style="bold")
     try:
-        return await read_line()
+        return await pipes.read_line()
     except BaseException:
         say()  # the cursor still stands behind the question
         raise
@@ -227,41 +265,6 @@ def _forget_typed_ahead() -> None:
 
     with contextlib.suppress(termios.error):
         termios.tcflush(sys.stdin.fileno(), termios.TCIFLUSH)
-
-
-async def read_line() -> str:
-    """Read one line from stdin without a thread, so that waiting for it can be cancelled.
-
-    Raises:
-        UsageError: stdin ended.
-    """
-    import asyncio
-
-    loop = asyncio.get_running_loop()
-    descriptor = sys.stdin.fileno()
-    line: asyncio.Future[bytes] = loop.create_future()
-    received = bytearray()
-
-    def readable() -> None:
-        # A byte at a time, so that what follows the line stays for the next question.
-        byte = os.read(descriptor, 1)
-        received.extend(byte)
-        if byte in (b"", b"\n") and not line.done():
-            line.set_result(bytes(received))
-
-    try:
-        loop.add_reader(descriptor, readable)
-    except PermissionError:  # a regular file is always readable and cannot be polled
-        while not line.done():
-            readable()
-    try:
-        text = (await line).decode("utf-8", "replace")
-    finally:
-        with contextlib.suppress(PermissionError):
-            loop.remove_reader(descriptor)
-    if not text:
-        raise UsageError("the input ended before the question was answered")
-    return text.strip()
 
 
 @contextlib.asynccontextmanager

@@ -32,9 +32,13 @@ def parse_trust(text: str) -> int:
         seconds = parse_duration(text)
     except Malformed as error:
         raise UsageError(str(error)) from None
+    _check_length(seconds)
+    return seconds
+
+
+def _check_length(seconds: float) -> None:
     if seconds > MAX_TRUST_SECONDS:
         raise UsageError("that is more than a hundred years: leave trust without an end instead")
-    return seconds
 
 
 def extend(
@@ -76,6 +80,7 @@ def _ends_at(lasts: str | None, until: str | None, now: float) -> float:
         raise UsageError("--until takes a day, for example 2027-01-31") from None
     if end <= now:
         raise UsageError("that day has begun already; `amesh revoke` ends trust at once")
+    _check_length(end - now)
     return end
 
 
@@ -94,9 +99,10 @@ def left(device: Device, now: float) -> str | None:
     """How long this device may still call us; None without an end, or after it."""
     if device.role is not Role.CONTROLLER or device.expires_at is None or device.is_expired(now):
         return None
-    seconds = parse_instant(device.expires_at) - now
+    # Whole ones: an instant is rounded to a thousandth, up or down.
+    seconds = round(parse_instant(device.expires_at) - now)
     for size, unit in _UNITS:
-        if round(seconds / size) >= 2:
+        if round(seconds / size, 1) >= 2:
             return f"{round(seconds / size)} {unit}"
     minutes = math.ceil(seconds / 60)
     return f"{minutes} minute{'s' if minutes > 1 else ''}"

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import ssl
 from collections.abc import Iterator
+from typing import Final
 from urllib.parse import urlsplit
 
 import httpx2
 
 from amesh_core.errors import NoAnswer, UsageError
+
+_ERRNO: Final = re.compile(r"^\[Errno -?[0-9]+\] ")  # a number that says nothing to a person
 
 
 def check_url(url: str) -> str:
@@ -61,6 +65,6 @@ def _reason(error: httpx2.HTTPError, timeout_seconds: float) -> str:
         case httpx2.ProxyError():
             return "the proxy that the environment names does not work"
         case httpx2.ConnectError():
-            return f"it cannot be reached ({error})"
+            return f"it cannot be reached ({_ERRNO.sub('', str(error))})"
         case _:
             return str(error) or type(error).__name__

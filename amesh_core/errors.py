@@ -3,7 +3,7 @@
     AmeshError
     ├── Malformed                     bytes from outside that are not what they must be
     │   ├── MissingHeader · MalformedHeader · UnsupportedVersion · MalformedRequest
-    │   └── BadFrame
+    │   └── BadFrame · BadCard
     ├── PayloadTooLarge
     ├── Unauthenticated               one answer outside (401), the reason only in the log
     │   ├── UnknownDevice · NotAController · TrustExpired
@@ -107,6 +107,15 @@ class BadFrame(Malformed):
     def __init__(self, relay_code: str, reason: str) -> None:
         super().__init__(reason)
         self.relay_code = relay_code
+
+
+class BadCard(Malformed):
+    """What was handed over for the card of a device is none."""
+
+    code = "bad_card"
+
+    def __init__(self, where: str, reason: str) -> None:
+        super().__init__(f"{where} holds no card of a device: {reason}")
 
 
 class PayloadTooLarge(AmeshError):
@@ -420,7 +429,7 @@ class TooManyControllers(DeviceError):
     code = "too_many_controllers"
 
     def __init__(self, limit: int) -> None:
-        super().__init__(f"this device already has its {limit} controller(s)")
+        super().__init__(f"this device already has as many controllers as it may have: {limit}")
         self.limit = limit
 
 
@@ -735,7 +744,9 @@ class RelayUnreachable(RelayError):
 
 
 class RelayBusy(RelayUnreachable):
-    """The relay takes no devices at the moment: it stops, or its own parts are away."""
+    """The relay takes no devices at the moment: it stops, its parts are away, or it was tried
+    with wrong tokens.
+    """
 
     code = "relay_busy"
 

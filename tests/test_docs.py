@@ -5,6 +5,9 @@ from __future__ import annotations
 import ast
 import json
 import re
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -28,6 +31,9 @@ from amesh_core.wire.mark import MarkFile, sealed_bytes
 from amesh_core.wire.target import canonical_target
 from amesh_relay import limits
 from amesh_relay.connection import MAX_FRAGMENTS
+from tests.sdk.servers.processes import Program, call, running
+from tests.support.cli import environment
+from tests.support.home import make_home, record
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 DOCUMENTS: Final = sorted(
@@ -327,6 +333,59 @@ def test_a_signers_nonce_has_sixteen_bytes_as_said() -> None:
     assert nonce == b64u(unb64(nonce.replace("-", "+").replace("_", "/") + "==", length=16))
 
 
+# --- README.md --------------------------------------------------------------------------
+
+
+def test_the_service_and_the_client_of_the_readme_do_what_it_shows(tmp_path: Path) -> None:
+    """Five minutes, from where two devices are paired: as copied, on another port."""
+    readme = read("README.md")
+    app, client = re.findall(r"^```python\n(.*?)^```", readme, re.DOTALL | re.MULTILINE)
+    (shown,) = re.findall(r"^\$ python client\.py\n(.*)\n```", readme, re.MULTILINE)
+    homes = {name: make_home(tmp_path / name, name=name) for name in ("server", "laptop")}
+    for at, other, role in (
+        ("server", "laptop", Role.CONTROLLER),
+        ("laptop", "server", Role.TARGET),
+    ):
+        them = homes[other].identity
+        peer = identity.Peer(them.device_id, them.public_key, them.friendly_name, role)
+        record(homes[at], peer, now=time.time())
+    (tmp_path / "app.py").write_text(app)
+    arguments = ("-m", "uvicorn", "--app-dir", str(tmp_path), "app:app", "--port", "0")
+    with running(Program("uvicorn", arguments), homes["server"].directory) as server:
+        assert client.count("localhost:8000") == 1
+        program = client.replace("localhost:8000", f"127.0.0.1:{server.port}")
+
+        def called() -> subprocess.CompletedProcess[str]:
+            return subprocess.run(
+                [sys.executable, "-c", program],
+                env=environment(homes["laptop"].directory, PYTHONPATH=str(ROOT)),
+                capture_output=True,
+                text=True,
+                timeout=60,
+                check=False,
+            )
+
+        done = called()
+        assert done.stdout == f"{shown}\n", done.stderr
+        assert call(server, "POST", "/orders", body=b"{}").status == 400
+        with homes["server"].editing_allow_list(time.time()) as edit:
+            edit.allow_list = edit.allow_list.revoke(edit.allow_list.find("laptop"))
+        assert called().stdout.startswith("401 ")
+
+
+def test_the_readme_begins_with_what_it_is_and_the_two_commands() -> None:
+    """One screen: what, for whom, how two devices pair, how to see it."""
+    screen = "\n".join(read("README.md").splitlines()[:40])
+    for needed in (
+        "without shared secrets",
+        "It is for",
+        "amesh listen",
+        "amesh invite",
+        "make demo",
+    ):
+        assert needed in screen
+
+
 # --- docs/architecture.md ---------------------------------------------------------------
 
 
@@ -393,11 +452,9 @@ def _tests_in(path: Path) -> Iterator[str]:
 def test_every_test_that_a_document_names_exists() -> None:
     named = _named_tests()
     assert len(named) > 30
-    missing = [
-        f"{path}::{name}"
-        for path, name in named
-        if not (ROOT / path).is_file() or (name and name not in _tests_in(ROOT / path))
-    ]
+    files = {path for path, _ in named if (ROOT / path).is_file()}
+    there = {f"{path}::{name}" for path in files for name in ["", *_tests_in(ROOT / path)]}
+    missing = [f"{path}::{name}" for path, name in named if f"{path}::{name}" not in there]
     assert not missing
 
 
@@ -418,8 +475,27 @@ def test_every_threat_says_what_stops_it_what_proves_it_and_what_is_left() -> No
 def test_links_within_the_project_lead_somewhere(document: Path) -> None:
     text = re.sub(r"^```.*?^```", "", document.read_text("utf-8"), flags=re.DOTALL | re.MULTILINE)
     for link in re.findall(r"\]\(([^)]+)\)", text):
-        if not link.startswith("https://"):
-            assert (document.parent / link.partition("#")[0]).exists(), link
+        if link.startswith("https://"):
+            continue
+        path, _, anchor = link.partition("#")
+        leads_to = document.parent / path if path else document
+        assert leads_to.exists(), link
+        assert not anchor or anchor in _anchors(leads_to), link
+
+
+def _anchors(document: Path) -> set[str]:
+    """What a page of GitHub calls its headings."""
+    text = re.sub(r"^```.*?^```", "", document.read_text("utf-8"), flags=re.DOTALL | re.MULTILINE)
+    titles = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_python_in_the_documents_is_python(document: Path) -> None:
+    for block in re.findall(
+        r"^```python\n(.*?)^```", document.read_text("utf-8"), re.DOTALL | re.MULTILINE
+    ):
+        compile(block, str(document), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))

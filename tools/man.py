@@ -1,4 +1,4 @@
-"""Write the manual and the help blocks of the README: `make man`, or `python -m tools.man`.
+"""Write the manual and the help blocks of the documents: `make man`, or `python -m tools.man`.
 
 NAME, SYNOPSIS, COMMANDS, ARGUMENTS, OPTIONS, EXIT STATUS and SEE ALSO come from the programs
 (tools/programs.py), every other section from man/text/<page>.txt, the whole form of which is:
@@ -38,7 +38,8 @@ from tools.programs import Option, Program, programs
 ROOT: Final = Path(__file__).resolve().parent.parent
 PAGES: Final = ROOT / "man"
 TEXTS: Final = PAGES / "text"
-README: Final = ROOT / "README.md"
+# What shows the help of programs.
+DOCUMENTS: Final = (ROOT / "README.md", ROOT / "docs" / "commands.md")
 
 VERSION: Final[str] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 # A page carries a date, and the day of the build would make every build different: this is
@@ -70,7 +71,7 @@ class Text:
 
 
 def main() -> None:
-    """Bring every page and the README up to date; with `--check`, only say which are not."""
+    """Bring every page and document up to date; with `--check`, only say which are not."""
     parser = argparse.ArgumentParser(prog="python -m tools.man", description=main.__doc__)
     parser.add_argument("--check", action="store_true", help="Write nothing; fail if any differs.")
     check = parser.parse_args().check
@@ -92,8 +93,8 @@ def main() -> None:
 
 def wanted_files() -> dict[Path, str]:
     """Every file that is written here, as it must be now."""
-    readme = with_help(README.read_text(encoding="utf-8"))
-    return {README: readme, **{PAGES / name: page for name, page in pages().items()}}
+    documents = {path: with_help(path.read_text(encoding="utf-8")) for path in DOCUMENTS}
+    return documents | {PAGES / name: page for name, page in pages().items()}
 
 
 def pages() -> dict[str, str]:
@@ -107,8 +108,8 @@ def pages() -> dict[str, str]:
     }
 
 
-def with_help(readme: str) -> str:
-    """The README with what stands between its help comments replaced by today's help.
+def with_help(document: str) -> str:
+    """The document with what stands between its help comments replaced by today's help.
 
     Raises:
         KeyError: a comment names a program that does not exist.
@@ -120,7 +121,7 @@ def with_help(readme: str) -> str:
         shown = f"```console\n$ {typed} --help\n{helps[typed]}\n```"
         return f"<!-- help: {typed} -->\n{shown}\n<!-- /help -->"
 
-    return _HELP_BLOCK.sub(block, readme)
+    return _HELP_BLOCK.sub(block, document)
 
 
 def read_text(name: str) -> Text:

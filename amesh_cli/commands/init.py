@@ -41,7 +41,7 @@ def init(
     replace = force and making.agree_to_replace(settings, yes=yes)
     created = making.create(
         settings,
-        name=making.choose_name(name),
+        name=making.choose_name(name, settings, replace=replace),
         backend=backend,
         max_controllers=max_controllers,
         replace=replace,

@@ -196,7 +196,7 @@ def test_what_the_list_refuses(homes: tuple[Path, Path], tmp_path: Path, amesh: 
     assert brought(caller, "target")[0] == 9  # the other role
     status, said = brought(third, "controller")  # one more than may be
     assert status == 9
-    assert "1 controller(s)" in said
+    assert "as many controllers as it may have: 1" in said
     status, said = brought(third, "target", "--trust-for", "1d")
     assert status == 2
     assert "--role controller" in said
@@ -277,3 +277,22 @@ def test_nothing_is_loaded_for_a_card_alone(homes: tuple[Path, Path], amesh: Run
         check=False,
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    "data", ["root:x:0:0", "", "{}", "[1]", '{"type":"amesh-card"', "\x00\xff" * 3000]
+)
+def test_what_is_no_card_is_named_with_the_way_to_one(
+    homes: tuple[Path, Path], tmp_path: Path, data: str, amesh: Run
+) -> None:
+    service, _ = homes
+    path = tmp_path / "notes.txt"
+    path.write_text(data)
+    options = ("--role", "target", "--fingerprint", "00" * 32)
+    done = amesh(service, "import", str(path), *options)
+    assert done.status == 2
+    assert f"{path} holds no card of a device" in done.err
+    assert "amesh export" in done.err
+    piped = amesh(service, "import", "-", *options, stdin=data)
+    assert piped.status == 2
+    assert "the input holds no card of a device" in piped.err

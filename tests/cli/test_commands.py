@@ -12,13 +12,19 @@ import pytest
 
 from amesh_core.allow_list import AllowList, Device
 from amesh_core.identity import Role
-from tests.support.cli import amesh, environment, listed
+from tests.support.cli import AtTerminal, amesh, environment, listed
 from tests.support.home import NOW, make_home, make_peer, record
+from tests.support.in_process import Run, runner
 
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
     return tmp_path / "amesh"
+
+
+@pytest.fixture
+def in_process(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    return runner(monkeypatch, capsys)
 
 
 def test_init_makes_a_device_that_list_shows(home: Path) -> None:
@@ -85,8 +91,8 @@ def test_force_without_an_identity_is_a_plain_init(home: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["", " x", "a\nb", "x" * 65, "a\u202eb", '"'])
-def test_a_bad_name_is_refused_with_the_rule(home: Path, name: str) -> None:
-    done = amesh(home, "init", "--name", name)
+def test_a_bad_name_is_refused_with_the_rule(in_process: Run, home: Path, name: str) -> None:
+    done = in_process(home, "init", "--name", name)
     assert done.status == 2
     assert "name" in done.err
     assert not home.exists()
@@ -250,3 +256,50 @@ def test_completion_offers_the_commands(home: Path, shell: str) -> None:
     assert "init" in done.stdout
     assert "invite" in done.stdout
     assert "listen" not in done.stdout
+
+
+@pytest.mark.parametrize("columns", ["60", "80"])
+def test_the_list_of_commands_is_not_cut(home: Path, columns: str) -> None:
+    shown = amesh(home, "--help", COLUMNS=columns).out
+    assert "..." not in shown.partition("Commands:")[2]
+    assert "an identity and an empty allow list." in " ".join(shown.split())
+    assert max(map(len, shown.splitlines())) <= int(columns)
+
+
+def test_arguments_are_named_in_the_usage_as_in_the_help(home: Path) -> None:
+    assert " trust [OPTIONS] ACTION DEVICE\n" in amesh(home, "trust", "--help").out
+    assert " revoke [OPTIONS] DEVICE\n" in amesh(home, "revoke").err
+    assert " invite [OPTIONS] [CODE]\n" in amesh(home, "invite", "--help").out
+
+
+def test_init_asks_again_for_a_name_and_not_where_there_is_one(home: Path) -> None:
+    command = AtTerminal(home, "init", "--backend", "encrypted-file")
+    command.sees("show this one")
+    command.types("a  b")
+    command.sees("double space")
+    command.sees("show this one")
+    command.types("prod-api")
+    assert command.ends() == 0
+    assert json.loads((home / "identity.json").read_bytes())["friendlyName"] == "prod-api"
+    again = AtTerminal(home, "init")
+    assert again.ends() == 3
+    assert "amesh init --force" in again.seen
+    assert "show this one" not in again.seen
+
+
+@pytest.mark.parametrize("code", ["482916", "482 916", "482-916", " 482916 "])
+def test_a_code_may_be_typed_in_groups(home: Path, code: str) -> None:
+    make_home(home)
+    done = amesh(home, "invite", code, "--assume-match", "--relay", "ws://127.0.0.1:1/ws")
+    assert done.status == 5, done.err  # it is a code, and nothing answers there
+
+
+def test_a_code_is_asked_for_until_it_is_one(home: Path) -> None:
+    make_home(home)
+    command = AtTerminal(home, "invite", "--relay", "ws://127.0.0.1:1/ws")
+    for wrong in ("48291", "", "the code"):
+        command.sees("The code that the target shows:")
+        command.types(wrong)
+        command.sees("! six digits")
+    command.types("482 916")
+    assert command.ends() == 5

@@ -23,8 +23,9 @@ from amesh_core.allow_list import Device as Entry
 from tests.sdk.devices import Device, make_controller, make_stranger, make_target
 from tests.sdk.service import Service
 from tests.support.asgi import Served, answer, listening, serving
-from tests.support.cli import amesh
+from tests.support.cli import Done, amesh
 from tests.support.home import make_home, make_peer, record
+from tests.support.in_process import Run, runner
 from tests.support.proxy import Change, Passing, nginx, proxy
 from tests.support.relay import relay_url
 
@@ -43,9 +44,18 @@ def relay() -> Iterator[str]:
         yield url
 
 
+@pytest.fixture
+def in_process(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    return runner(monkeypatch, capsys)
+
+
 def examined(home: Path, *arguments: str, **env: str) -> tuple[int, dict[str, dict[str, str]]]:
     """Exit status, and the checks by name."""
-    done = amesh(home, "doctor", "--json", *arguments, **env)
+    return report_of(amesh(home, "doctor", "--json", *arguments, **env))
+
+
+def report_of(done: Done) -> tuple[int, dict[str, dict[str, str]]]:
+    """The same of a `doctor --json` that has ended."""
     report = json.loads(done.out)
     found = {check["name"]: check for check in report["checks"]}
     assert report["ok"] == (done.status == 0)
@@ -147,10 +157,15 @@ def broken_config(home: Path) -> None:
     ],
 )
 def test_what_is_wrong_is_named_with_the_way_out(
-    home: Path, break_it: Callable[[Path], None], failed: dict[str, str]
+    home: Path,
+    in_process: Run,
+    monkeypatch: pytest.MonkeyPatch,
+    break_it: Callable[[Path], None],
+    failed: dict[str, str],
 ) -> None:
     break_it(home)
-    status, found = examined(home, AMESH_RELAY_URL="" if break_it is broken_config else NOWHERE)
+    monkeypatch.setenv("AMESH_RELAY_URL", "" if break_it is broken_config else NOWHERE)
+    status, found = report_of(in_process(home, "doctor", "--json"))
     assert status == 12
     wrong = {name: check for name, check in found.items() if check["verdict"] == "fail"}
     assert wrong.keys() == failed.keys()
@@ -549,8 +564,8 @@ def test_where_redirects_lead_is_looked_at(
 
 
 @pytest.mark.parametrize("url", ["ws://x/", "x", "http://a:b@c/", "http://x/a/../b", "http://x//y"])
-def test_what_cannot_be_probed_is_wrong_usage(home: Path, url: str) -> None:
-    done = amesh(home, "doctor", "--against", url)
+def test_what_cannot_be_probed_is_wrong_usage(in_process: Run, home: Path, url: str) -> None:
+    done = in_process(home, "doctor", "--against", url)
     assert (done.status, done.out) == (2, "")
 
 

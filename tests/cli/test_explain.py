@@ -19,6 +19,7 @@ from tests.sdk.devices import Device, make_controller, make_target
 from tests.sdk.recorder import Recorder
 from tests.support.asgi import App, body_of, run, scope_of
 from tests.support.cli import amesh
+from tests.support.in_process import Run, runner
 
 
 @pytest.fixture
@@ -29,6 +30,11 @@ def target(tmp_path: Path) -> Device:
 @pytest.fixture
 def controller(target: Device) -> Device:
     return make_controller(target)
+
+
+@pytest.fixture
+def in_process(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    return runner(monkeypatch, capsys)
 
 
 def debugged(device: Device) -> Settings:
@@ -186,8 +192,10 @@ def test_several_requests_are_told_apart(tmp_path: Path) -> None:
         (line(Side.SENT)[:-5], "cut off"),
     ],
 )
-def test_what_cannot_be_compared_is_wrong_usage(tmp_path: Path, log: str, says: str) -> None:
-    done = amesh(tmp_path, "explain", stdin=log)
+def test_what_cannot_be_compared_is_wrong_usage(
+    in_process: Run, tmp_path: Path, log: str, says: str
+) -> None:
+    done = in_process(tmp_path, "explain", stdin=log)
     assert (done.status, done.out) == (2, "")
     assert says in done.err
 

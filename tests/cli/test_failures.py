@@ -34,6 +34,7 @@ FACTS: dict[str, Any] = {
     "status": 401,
     "keychain": "the macOS keychain",
     "remedy": "unlock it",
+    "where": "card.json",
     "jtis": "bt_0123456789abcdef0123456789abcdef",
 }
 
@@ -62,6 +63,14 @@ def test_only_the_root_and_named_kinds_fall_back_to_status_1(
     if kind in (errors.AmeshError, errors.Declined) or issubclass(kind, answered_elsewhere):
         return  # requests are answered by amesh_sdk; the command line never meets them
     assert failures.failure(sample(kind)).status != failures.FAILED
+
+
+def test_a_sentence_is_never_a_screenful() -> None:
+    error = errors.RelayUnreachable("ws://relay.example/" + "x" * 3000, "its name does not resolve")
+    said = failures.sentence(error)
+    assert len(said) <= 600
+    assert said.startswith("cannot reach the relay at ws://relay.example/xxx")
+    assert said.endswith(": its name does not resolve")
 
 
 def test_codes_are_unique() -> None:

@@ -18,6 +18,7 @@ from tests.sdk.senders import Wire, recording
 from tests.sdk.service import Service
 from tests.support.asgi import Served, answer, listening, serving
 from tests.support.cli import AtTerminal, environment
+from tests.support.in_process import Run, runner
 
 BINARY = bytes(range(256)) + b"\x00\r\n\xff"
 
@@ -49,6 +50,11 @@ def target(tmp_path: Path) -> Device:
 @pytest.fixture
 def controller(target: Device) -> Device:
     return make_controller(target)
+
+
+@pytest.fixture
+def in_process(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    return runner(monkeypatch, capsys)
 
 
 @pytest.fixture
@@ -135,6 +141,13 @@ def test_no_answer_has_a_status_of_its_own(controller: Device, url: str, says: s
     assert (done.status, done.out) == (11, b"")
     assert says in done.err
     assert "Traceback" not in done.err
+    assert "Errno" not in done.err
+
+
+def test_nothing_is_sent_whose_answer_has_no_place(controller: Device, tmp_path: Path) -> None:
+    done = fetch(controller, "http://127.0.0.1:9/", "-o", str(tmp_path / "none" / "file"))
+    assert done.status == 2
+    assert "no such directory" in done.err
 
 
 def test_a_server_that_says_nothing_is_not_waited_for(controller: Device) -> None:
@@ -165,9 +178,11 @@ def test_tls_where_there_is_none_is_no_answer(controller: Device, service: Serve
         ["http://host/", "-X", "G T"],
     ],
 )
-def test_wrong_usage_sends_nothing(controller: Device, arguments: list[str]) -> None:
-    done = fetch(controller, *arguments)
-    assert (done.status, done.out) == (2, b"")
+def test_wrong_usage_sends_nothing(
+    in_process: Run, controller: Device, arguments: list[str]
+) -> None:
+    done = in_process(controller.home.directory, "fetch", *arguments)
+    assert (done.status, done.out) == (2, "")
     assert "secret" not in done.err
     assert "Traceback" not in done.err
 
@@ -232,11 +247,11 @@ def test_o_writes_through_a_link_and_into_a_device(controller: Device, tmp_path:
     assert (done.status, done.out) == (0, b"x")
 
 
-def test_o_that_cannot_be_written_is_wrong_usage(controller: Device, tmp_path: Path) -> None:
+def test_o_that_cannot_be_written_is_wrong_usage(controller: Device) -> None:
     with listening(lambda _: answer("200 OK", body=b"x")) as server:
-        done = fetch(controller, server.url, "-o", str(tmp_path / "no" / "report"))
+        done = fetch(controller, server.url, "-o", "/dev/full")
     assert done.status == 2
-    assert "No such file" in done.err
+    assert "-o /dev/full: No space left" in done.err
 
 
 def test_a_terminal_is_not_driven_by_what_the_server_sends(controller: Device) -> None:

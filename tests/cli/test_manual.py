@@ -1,4 +1,4 @@
-"""Manual, README and `--help` say the same; what differs is found here, not by a reader.
+"""Manual, documents and `--help` say the same; what differs is found here, not by a reader.
 
 The helps compared are those of real processes in a terminal of 80 columns; the generator
 (tools/man.py) reads the parsers instead, so the two check each other.
@@ -6,6 +6,7 @@ The helps compared are those of real processes in a terminal of 80 columns; the 
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -19,9 +20,12 @@ from typing import Final
 import pytest
 
 from amesh_cli.failures import STATUSES
+from amesh_core.keystore import BACKENDS
 from amesh_core.settings import Settings
 from amesh_relay.config import Config
 from amesh_relay.limits import Limits
+from tests.support.cli import amesh
+from tests.support.home import make_home, make_peer, record
 from tools import man
 from tools.programs import programs
 
@@ -95,11 +99,15 @@ def section(page: str, title: str) -> str:
     return found[1]
 
 
-def readme_rows(title: str) -> list[list[str]]:
-    """The table under a heading of the README, without its head."""
-    readme = man.README.read_text(encoding="utf-8")
-    found = re.search(rf"^#+ {title}\n(.*?)(?=^#|\Z)", readme, re.DOTALL | re.MULTILINE)
-    assert found, f"the README has no heading {title}"
+def documented() -> str:
+    """All that shows the help of programs, one after the other."""
+    return "\n".join(path.read_text(encoding="utf-8") for path in man.DOCUMENTS)
+
+
+def rows_under(title: str) -> list[list[str]]:
+    """The table under a heading of the documents, without its head."""
+    found = re.search(rf"^#+ {title}\n(.*?)(?=^#|\Z)", documented(), re.DOTALL | re.MULTILINE)
+    assert found, f"no document has a heading {title}"
     rows = re.findall(r"^\| *(.*?) *\|$", found[1], re.MULTILINE)
     return [re.split(r" *\| *", row) for row in rows[2:]]
 
@@ -120,16 +128,16 @@ def test_the_committed_page_is_what_is_made_now(name: str) -> None:
 def test_check_names_a_stale_page_and_writes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    readme = tmp_path / "README.md"
-    readme.write_text("<!-- help: amesh list -->\n<!-- /help -->\n")
+    document = tmp_path / "commands.md"
+    document.write_text("<!-- help: amesh list -->\n<!-- /help -->\n")
     (tmp_path / "amesh-old.1").write_text("a page of a command that is gone")
     monkeypatch.setattr(man, "ROOT", tmp_path)
-    monkeypatch.setattr(man, "README", readme)
+    monkeypatch.setattr(man, "DOCUMENTS", (document,))
     monkeypatch.setattr(man, "PAGES", tmp_path)
     monkeypatch.setattr(sys, "argv", ["man", "--check"])
     before = sorted(tmp_path.iterdir())
 
-    with pytest.raises(SystemExit, match=r"README\.md.*amesh\.1.*amesh-old\.1"):
+    with pytest.raises(SystemExit, match=r"commands\.md.*amesh\.1.*amesh-old\.1"):
         man.main()
     assert sorted(tmp_path.iterdir()) == before
 
@@ -137,7 +145,7 @@ def test_check_names_a_stale_page_and_writes_nothing(
     man.main()
     assert not (tmp_path / "amesh-old.1").exists()
     assert (tmp_path / "amesh.1").exists()
-    assert "Usage: amesh list" in readme.read_text()
+    assert "Usage: amesh list" in document.read_text()
     monkeypatch.setattr(sys, "argv", ["man", "--check"])
     man.main()
 
@@ -186,6 +194,15 @@ def test_a_page_is_clean_roff(name: str) -> None:
         assert not set("\\-'`^~") & set(_ESCAPED.sub("", line.removeprefix("."))), line
     assert not waiting
     assert page.count(r"\fB") + page.count(r"\fI") == page.count(r"\fR")
+
+
+@pytest.mark.parametrize("name", [page for page in PAGES if page != "amesh-relay.1"])
+def test_what_is_to_be_copied_fits_a_page(name: str) -> None:
+    page = (man.PAGES / name).read_text(encoding="ascii")
+    for block in re.findall(r"^\.EX\n(.*?)^\.EE", page, re.DOTALL | re.MULTILINE):
+        for line in map(unescaped, block.splitlines()):
+            # 11 columns stand before it; a TPM attribute list cannot be broken.
+            assert 11 + len(line) <= 80 or "sensitivedataorigin" in line, line
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -242,18 +259,17 @@ class Asked(Mapping[str, str]):
         return 0
 
 
-# --- README -----------------------------------------------------------------------------
+# --- documents --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("typed", PROGRAMS)
-def test_the_readme_shows_the_help_as_it_is(typed: str) -> None:
-    readme = man.README.read_text(encoding="utf-8")
-    blocks = re.findall(rf"<!-- help: {typed} -->\n(.*?)<!-- /help -->", readme, re.DOTALL)
+def test_the_documents_show_the_help_as_it_is(typed: str) -> None:
+    blocks = re.findall(rf"<!-- help: {typed} -->\n(.*?)<!-- /help -->", documented(), re.DOTALL)
     assert blocks == [f"```console\n$ {typed} --help\n{real_help(typed)}\n```\n"]
 
 
-def test_the_readme_has_no_help_block_of_anything_else() -> None:
-    named = re.findall(r"<!-- help: (.*?) -->", man.README.read_text(encoding="utf-8"))
+def test_the_documents_have_no_help_block_of_anything_else() -> None:
+    named = re.findall(r"<!-- help: (.*?) -->", documented())
     assert sorted(named) == sorted(PROGRAMS)
 
 
@@ -262,21 +278,23 @@ def test_help_for_an_unknown_program_is_an_error() -> None:
         man.with_help("<!-- help: amesh teleport -->\n<!-- /help -->")
 
 
-def test_commands_and_options_in_the_readme_exist() -> None:
-    assert _check_typed(_typed_in_readme()) > 10
+@pytest.mark.parametrize("document", ["README.md", "docs/*.md", "examples/**/*.md"])
+def test_commands_and_options_in_the_documents_exist(document: str) -> None:
+    paths = sorted(man.ROOT.glob(document))
+    assert sum(_check_typed(_typed_in(path)) for path in paths) > 10
 
 
-def test_the_exit_statuses_of_the_readme_are_those_of_the_table() -> None:
-    rows = {int(status): meaning for status, meaning in readme_rows("Exit statuses")}
+def test_the_exit_statuses_of_the_documents_are_those_of_the_table() -> None:
+    rows = {int(status): meaning for status, meaning in rows_under("Exit statuses")}
     assert rows == STATUSES
 
 
-def test_the_environment_of_readme_and_manual_is_what_the_code_reads() -> None:
+def test_the_environment_of_documents_and_manual_is_what_the_code_reads() -> None:
     environ = Asked()
     Settings.from_env(environ)
     # NO_COLOR is read by rich, for everything that is shown.
     wanted = environ.names | {"NO_COLOR"}
-    assert {row[0].strip("`") for row in readme_rows("Environment")} == wanted
+    assert {row[0].strip("`") for row in rows_under("Environment")} == wanted
     page = unescaped(section((man.PAGES / "amesh.1").read_text(), "ENVIRONMENT"))
     assert set(re.findall(r"^\.TP\n([A-Z0-9_]+)$", page, re.MULTILINE)) == wanted
 
@@ -284,23 +302,23 @@ def test_the_environment_of_readme_and_manual_is_what_the_code_reads() -> None:
 def test_no_other_module_reads_variables_of_its_own() -> None:
     """What is read past Settings would be missing from every list above."""
     ours = re.compile(r"\b(?:AMESH|AUTH_MESH)_[A-Z_]+")
-    documented = {row[0].strip("`") for row in readme_rows("Environment")}
+    known = {row[0].strip("`") for row in rows_under("Environment")}
     of_relay = {f"AMESH_RELAY_{name.upper()}" for name in (*Config.__slots__, *Limits.__slots__)}
     for path in man.ROOT.glob("amesh_*/**/*.py"):
         text = path.read_text(encoding="utf-8")
         read = {name for name in ours.findall(text) if not name.endswith("_")}
         if path.is_relative_to(man.ROOT / "amesh_relay"):  # amesh-relay(1) says what each is
             read -= of_relay | {"AMESH_RELAY_CONFIG"}
-        assert read <= documented, path
+        assert read <= known, path
 
 
-def _typed_in_readme() -> Iterator[str]:
+def _typed_in(path: Path) -> Iterator[str]:
     """What a person would type: the lines of console blocks, and code between backticks."""
-    readme = man.README.read_text(encoding="utf-8")
-    readme = re.sub(r"<!-- help: .*?<!-- /help -->", "", readme, flags=re.DOTALL)
-    for block in re.findall(r"^```console\n(.*?)^```", readme, re.DOTALL | re.MULTILINE):
+    text = path.read_text(encoding="utf-8")
+    text = re.sub(r"<!-- help: .*?<!-- /help -->", "", text, flags=re.DOTALL)
+    for block in re.findall(r"^```console\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
         yield from block.splitlines()
-    prose = re.sub(r"^```.*?^```", "", readme, flags=re.DOTALL | re.MULTILINE)
+    prose = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
     yield from re.findall(r"`([^`\n]+)`", prose)
 
 
@@ -316,12 +334,52 @@ def _check_typed(lines: Iterator[str]) -> int:
     checked = 0
     for line in lines:
         # Up to a comment or the next command of the pipe.
-        found = re.search(r"(?:^|[ /])(amesh|amesh-relay)(?: ([^|#]*))?(?:[|#].*)?$", line)
+        found = re.search(r"(?:^|[ /])(amesh|amesh-relay)(?: ([^|#&]*))?(?:[|#&].*)?$", line)
         if found is None:
             continue
         program, words = found[1], (found[2] or "").split()
         command = words[0] if program == "amesh" and words and words[0][0] != "-" else ""
-        assert command in AMESH, line
-        assert flags(" ".join(words)) <= flags(real_help(f"{program} {command}".strip())), line
+        assert command in (*AMESH, "..."), line  # an ellipsis stands for any of them
+        assert flags(" ".join(words)) <= flags(real_help(f"{program} {command}".strip(" ."))), line
         checked += 1
     return checked
+
+
+def test_every_json_key_is_on_the_page_of_its_command(tmp_path: Path) -> None:
+    """Who parses it finds there what there is; `provision` has a test of its own events."""
+    home, server = tmp_path / "laptop", tmp_path / "server"
+    shown: dict[str, str] = {
+        "init": amesh(home, "init", "--name", "laptop", "--json").out,
+        "doctor": amesh(home, "doctor", "--json", "--relay", "ws://127.0.0.1:1/ws").out,
+        "config": amesh(home, "config", "list", "--json").out,
+    }
+    record(make_home(server, name="server"), make_peer("laptop"))
+    shown["list"] = amesh(server, "list", "--json").out
+    shown["bootstrap"] = amesh(server, "bootstrap", "--json").out
+    shown["trust"] = amesh(server, "trust", "extend", "laptop", "--for", "1d", "--json").out
+    shown["revoke"] = amesh(server, "revoke", "laptop", "--yes", "--json").out
+    for command, text in shown.items():
+        page = unescaped((man.PAGES / f"amesh-{command}.1").read_text())
+        for key in _keys(json.loads(text)):
+            assert re.search(rf"\b{key}\b", page) or key in BACKENDS, f"{command}: {key}"
+
+
+def _keys(value: object) -> set[str]:
+    match value:
+        case dict():
+            return set(value).union(*map(_keys, value.values()))
+        case list():
+            return set().union(*map(_keys, value))
+        case _:
+            return set()
+
+
+def test_every_command_with_json_is_in_the_document() -> None:
+    (sentence,) = re.findall(r"\* `--json` is an option of (.*?);", documented(), re.DOTALL)
+    named = {f"amesh {name}" for name in re.findall(r"`([a-z-]+)`", sentence)}
+    options = {
+        program.typed
+        for program in programs()
+        if any("--json" in option.flags for option in program.options)
+    }
+    assert named == options

@@ -516,6 +516,13 @@ def test_cancelled_while_it_is_waited_for(directory: Path, relay: RelayProcess) 
         assert process.wait(PATIENCE_SECONDS) == 6
 
 
+def test_an_id_of_the_list_is_whole_in_a_narrow_terminal(directory: Path) -> None:
+    jti = TokenHolder(given_out(directory, "a server with a long name")).jti
+    command = AtTerminal(directory, "provision", "--list", COLUMNS="60")
+    assert command.ends() == 0
+    assert jti in command.seen
+
+
 def test_an_unproven_key_is_marked_in_the_list(directory: Path, relay: RelayProcess) -> None:
     with piped(
         directory, "provision", "-n", "node", "--for-node", "--relay", relay.url, "--json"

@@ -11,10 +11,13 @@ from typing import Any
 import pytest
 
 from amesh_cli.recording import recorder
+from amesh_cli.trusting import left
+from amesh_core.allow_list import Device
 from amesh_core.errors import TooManyControllers
 from amesh_core.identity import Peer, Role
 from amesh_core.io.home import Home
 from amesh_core.settings import Settings
+from amesh_core.wire.encoding import instant
 from tests.support.cli import AtTerminal, Done
 from tests.support.home import make_home, make_peer, record
 from tests.support.in_process import Run, runner
@@ -157,14 +160,44 @@ def test_the_end_is_set_moved_and_taken_away(home: Path, amesh: Run) -> None:
     assert "90 days" in done.err  # what it was before
     assert "90 minutes left" in amesh(home, "list").out
 
-    done = extend(amesh, home, "--until", "2999-01-31")
-    assert "on 2999-01-31 at 00:00 UTC" in done.out
-    assert device(amesh, home, "laptop")["expiresAt"] == "2999-01-31T00:00:00.000Z"
+    done = extend(amesh, home, "--until", "2099-01-31")
+    assert "on 2099-01-31 at 00:00 UTC" in done.out
+    assert device(amesh, home, "laptop")["expiresAt"] == "2099-01-31T00:00:00.000Z"
 
     done = extend(amesh, home, "--forever")
     assert "has no end" in done.out
     assert device(amesh, home, "laptop")["expiresAt"] is None
     assert "left" not in amesh(home, "list").out
+
+
+@pytest.mark.parametrize("away", [-0.001, 0.0, 0.001])
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [
+        (59, "1 minute"),
+        (61, "2 minutes"),
+        (90 * 60, "90 minutes"),
+        (2 * 3600, "2 hours"),
+        (24 * 3600, "24 hours"),
+        (36 * 3600, "36 hours"),
+        (2 * DAY, "2 days"),
+        (90 * DAY, "90 days"),
+    ],
+)
+def test_how_long_is_left_does_not_hang_on_a_thousandth(
+    seconds: int, away: float, shown: str
+) -> None:
+    peer, now = make_peer("laptop"), 1795435200.0
+    entry = Device(
+        peer.device_id,
+        peer.public_key,
+        "laptop",
+        instant(now),
+        "handshake",
+        Role.CONTROLLER,
+        expires_at=instant(now + seconds),
+    )
+    assert left(entry, now + away) == shown
 
 
 def test_an_expired_entry_is_shown_as_expired_and_comes_back(home: Path, amesh: Run) -> None:
@@ -186,16 +219,18 @@ def test_an_expired_entry_is_shown_as_expired_and_comes_back(home: Path, amesh: 
     [
         (),
         ("--for", "1d", "--forever"),
-        ("--for", "1d", "--until", "2999-01-01"),
+        ("--for", "1d", "--until", "2099-01-01"),
         ("--for", "0d"),
         ("--for", "1w"),
         ("--for", "-1d"),
         ("--for", "99999999d"),
         ("--until", "2020-01-01"),
         ("--until", "tomorrow"),
-        ("--until", "2999-02-30"),
-        ("--until", "2999-1-1"),
+        ("--until", "2099-02-30"),
+        ("--until", "2099-1-1"),
         ("--until", "20000-01-01"),
+        ("--until", "2299-01-01"),  # as far off as --for does not go either
+        ("--until", "9999-12-31"),
     ],
 )
 def test_ends_that_are_none(home: Path, options: tuple[str, ...], amesh: Run) -> None:

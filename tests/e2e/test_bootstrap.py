@@ -25,7 +25,6 @@ from tests.sdk.servers.processes import (
     Running,
     asgi,
     call,
-    free_port,
     running,
     started,
     together,
@@ -34,6 +33,7 @@ from tests.sdk.servers.processes import (
 from tests.support.bootstrap import Operator, held_relay, token_of, wait_until_gone
 from tests.support.cli import PATIENCE_SECONDS, amesh
 from tests.support.home import cheap_init
+from tests.support.ports import free_port
 from tests.support.relay import hear, relay_process
 
 DJANGO = asgi("uvicorn", "django_app:app", TEST_DJANGO="asgi").with_options("--lifespan", "off")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.cli import AtTerminal, amesh, listed
-from tests.support.home import make_home, make_peer, record
+from tests.support.home import PASSPHRASE, make_home, make_peer, record
 from tests.support.relay import RelayProcess, relay_process
 
 INVITE_LINE = r"amesh invite (\d{6})"
@@ -274,6 +274,26 @@ def test_the_served_relay_does_not_outlive_a_killed_listen(pair: Pair) -> None:
     done = amesh(pair.controller, *line.split()[1:], "--assume-match")
     assert done.status == 5
     assert listed(pair.controller) == {}
+
+
+def test_the_served_relay_is_not_told_our_secrets(pair: Pair) -> None:
+    """It faces the network: who breaks into it must not read the key's passphrase there."""
+    secrets = {
+        "AUTH_MESH_PASSPHRASE": PASSPHRASE,
+        "AMESH_BOOTSTRAP_TOKEN": "eyJ-a-token",
+        "AMESH_RELAY_TOKEN": "a-token-of-a-relay",
+    }
+    pair.listen = AtTerminal(pair.target, "listen", "--serve", "127.0.0.1:0", **secrets)
+    pair.listen.sees(r"amesh invite \d{6}")
+    listen = Path("/proc") / str(pair.listen.process_id)
+    relay = (listen / "task" / listen.name / "children").read_text().strip()
+    told = {line.partition(b"=")[0] for line in variables(listen)}
+    passed_on = {line.partition(b"=")[0] for line in variables(listen.with_name(relay))}
+    assert told - passed_on == set(map(str.encode, secrets))
+
+
+def variables(process: Path) -> list[bytes]:
+    return (process / "environ").read_bytes().rstrip(b"\0").split(b"\0")
 
 
 def test_serve_says_why_it_cannot(pair: Pair) -> None:
