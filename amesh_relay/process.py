@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from importlib import import_module
-from typing import Final
+from typing import Any, Final
 
 from amesh_core.errors import UsageError
 from amesh_relay import config as configuration
@@ -123,10 +123,12 @@ class Process:
     async def _listen(
         self, loop: asyncio.AbstractEventLoop, listener: socket.socket
     ) -> asyncio.Server:
-        listen = (
-            loop.create_unix_server if listener.family == socket.AF_UNIX else loop.create_server
-        )
-        return await listen(self._relay.connection, sock=listener, backlog=sockets.BACKLOG)
+        connection, backlog = self._relay.connection, sockets.BACKLOG
+        if listener.family != socket.AF_UNIX:
+            return await loop.create_server(connection, sock=listener, backlog=backlog)
+        # Else the loop removes the path when it closes, also one that is systemd's.
+        keep: dict[str, Any] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
+        return await loop.create_unix_server(connection, sock=listener, backlog=backlog, **keep)
 
     def _entrances(self) -> list[Entrance]:
         """For sockets of which more is wanted before they are connections; mostly none."""

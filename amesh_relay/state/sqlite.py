@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sqlite3
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
@@ -40,8 +41,11 @@ class BurnedFile:
         try:
             # Before SQLite makes it with whatever the umask leaves.
             path.touch(mode=0o600)
-            self._database = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None)
-            self._database.executescript(_SET_UP)
+            with ExitStack() as undo:
+                self._database = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None)
+                undo.callback(self._database.close)
+                self._database.executescript(_SET_UP)
+                undo.pop_all()
         except OSError as error:
             raise UsageError(f"{self._where}: {(error.strerror or str(error)).lower()}") from None
         except sqlite3.Error as error:

@@ -71,7 +71,15 @@ def test_a_forked_worker_signs(target: Device, controller: Device, client: str) 
     root = Path(__file__).parents[3]
     with serving(target.protect(echo)) as server:
         done = subprocess.run(
-            [sys.executable, "-c", program, server.url],
+            # From 3.12 on Python warns of every fork beside threads, which is what this is about.
+            [
+                sys.executable,
+                "-W",
+                "ignore:This process:DeprecationWarning",
+                "-c",
+                program,
+                server.url,
+            ],
             env=environment(controller.home.directory),
             capture_output=True,
             text=True,
