@@ -11,8 +11,10 @@ INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint c
 demo: $(VENV)/.for-demo
 	@$(BIN)/amesh demo
 
+# A file of tests is one worker's, as its fixtures start servers; tests/conftest.py says how many
+# workers, and lets a test be alone that wants to be.
 test: $(VENV)/.for-work
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 # What tests start for real, and what the extra `tpm` is built with: the system's own packages.
 parts:
@@ -54,7 +56,7 @@ $(BIN)/pip:
 	@echo 'Making a virtual environment in $(VENV) ...'
 	@$(PYTHON) -m venv $(VENV)
 
-# Two stamps, so that the demo does not wait for the tools of development.
+# Two stamps, so that the demo does not wait for the tools of development; these include its own.
 $(VENV)/.for-demo: pyproject.toml constraints.txt | $(BIN)/pip
 	@echo 'Installing amesh into it ...'
 	@$(INSTALL) '.[demo]'
@@ -63,7 +65,7 @@ $(VENV)/.for-demo: pyproject.toml constraints.txt | $(BIN)/pip
 $(VENV)/.for-work: pyproject.toml constraints.txt | parts $(BIN)/pip
 	@echo 'Installing amesh and the tools of development into $(VENV) ...'
 	@$(INSTALL) '.[dev]'
-	@touch $@
+	@touch $@ $(VENV)/.for-demo
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from tests.support.asgi import PATIENCE_SECONDS, Served
+from tests.support.ports import free_port
 
 NGINX: Final = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
 
@@ -100,8 +101,7 @@ def proxy(upstream: Served, change: Change) -> Iterator[Served]:
 def nginx(upstream: Served, directory: Path, *location: str) -> Iterator[Served]:
     """A real nginx with one location, the lines of which may name `{upstream}`."""
     assert NGINX is not None, "this test needs nginx: make parts, or apt-get install nginx-light"
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     places = "".join(
         f"{kind}_temp_path {directory}/{kind}; "
         for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")

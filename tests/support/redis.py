@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import shutil
 import signal
-import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
+
+from tests.support.ports import free_port
 
 PATIENCE_SECONDS: Final = 20
 
@@ -80,13 +81,6 @@ class RedisServer:
             check=True,
             timeout=PATIENCE_SECONDS,
         ).stdout.strip()
-
-
-def free_port() -> int:
-    """A TCP port that nobody listens on now."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-    return port
 
 
 @contextmanager

@@ -109,7 +109,7 @@ def relay_url(*options: str) -> Iterator[str]:
         yield relay.url
 
 
-TEXT, BINARY, CONTINUATION, CLOSE, PING = 0x1, 0x2, 0x0, 0x8, 0x9
+TEXT, BINARY, CONTINUATION, CLOSE, PING, PONG = 0x1, 0x2, 0x0, 0x8, 0x9, 0xA
 
 
 def raw_connection(relay: RelayProcess, *, buffer_bytes: int = 0) -> socket.socket:
