@@ -59,7 +59,8 @@ def test_redis_behind_a_load_balancer(examples: Examples) -> None:
         redis.close()
         forgetful = call(balancer, "GET", "/whoami", by=examples.laptop)
         assert (forgetful.status, forgetful.json) == (503, {"error": "unavailable"})
-        redis.enter_context(recipe.serving("redis-server", port=redis_port))
+        memory = redis.enter_context(recipe.serving("redis-server", port=redis_port))
+        memory.log.wait_for("Ready to accept connections")  # not before it has read its disk
         # Redis has on disk what was accepted: the worker that never saw it asks, and is told.
         assert call(workers[1], "GET", "/whoami", headers=last).status == 401
         assert call(balancer, "GET", "/whoami", by=examples.laptop).status == 200

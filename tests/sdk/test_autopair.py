@@ -84,14 +84,15 @@ def test_the_lifespan_makes_the_device(directory: Path, monkeypatch: pytest.Monk
     given(monkeypatch, good())
     middleware = AuthMeshMiddleware(Recorder(reads=0))
     assert not directory.exists(), "not while the app is put together"
-    assert lifespan(middleware) == []
+    refused: list[str] = []
+    lifespan(middleware, refused)
+    assert not refused
     assert Home.open(Settings(directory)).identity.friendly_name == "prod-server"
     assert VARIABLE not in os.environ
 
 
-def lifespan(app: Any) -> list[str]:
-    """Start an app; why it refuses to, if it does."""
-    refused = []
+def lifespan(app: Any, refused: list[str]) -> None:
+    """Start an app; why it refuses to, if it does, is added to `refused`."""
 
     async def receive() -> dict[str, str]:
         return {"type": "lifespan.startup"}
@@ -101,7 +102,6 @@ def lifespan(app: Any) -> list[str]:
             refused.append(message["message"])
 
     asyncio.run(app({"type": "lifespan"}, receive, send))
-    return refused
 
 
 def make_wsgi() -> None:
@@ -248,8 +248,10 @@ def test_a_bad_token_stops_every_start_and_leaves_the_environment(
 ) -> None:
     token = token_of() if what == "token_of" else what
     given(monkeypatch, token)
-    (refused,) = lifespan(AuthMeshMiddleware(Recorder()))
-    assert BAD[what] in refused
+    refused: list[str] = []
+    with pytest.raises(BadToken):
+        lifespan(AuthMeshMiddleware(Recorder()), refused)
+    assert BAD[what] in "".join(refused)
     assert VARIABLE not in os.environ
     for make in MAKERS:
         given(monkeypatch, token)
