@@ -1,107 +1,78 @@
-"""A connection to a Redis on which commands go out, and answers and letters come in.
+"""A connection of redis-py's to a Redis, on which many commands go in one write.
 
-redis-py makes it, as it knows of URLs, passwords and TLS. Then it is ours: its streams, with a
-future and a time-out for each answer, cost a relay several times what Redis itself costs.
+Its pipeline does that, too, but for twice as much processor time (docs/decisions/0028).
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import Any, Final
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
 
 from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 from redis.exceptions import ResponseError
 
-from amesh_relay.state.resp import Answer, BadAnswer, Push, Reader, Refusal, command
 
-_CLOSED: Final = "closed by Redis"
+class Line:
+    """An open connection; whoever asks on it waits for its turn, and then for all answers."""
 
-
-class Line(asyncio.Protocol):
-    """A connection; `answered` and `heard` must not raise."""
-
-    def __init__(self, answered: Callable[[Answer], None], heard: Callable[[str], None]) -> None:
-        """`answered` is told each answer in the order of the commands, `heard` each letter."""
-        loop = asyncio.get_running_loop()
-        self._answered = answered
-        self._heard = heard
-        self._reader = Reader()
-        self._connection: Any = None
-        self._transport: Any = None
-        self._subscribed: asyncio.Future[None] = loop.create_future()
-        self._ended: asyncio.Future[None] = loop.create_future()
-
-    async def open(self, client: Redis, channel: str) -> None:
-        """Connect as a client would, and begin to hear what is sent to a channel.
-
-        Raises:
-            RedisError, OSError: there is no such Redis, or it does not want us.
-        """
-        pool: Any = client.connection_pool
-        connection: Any = pool.connection_class(**pool.connection_kwargs)
+    def __init__(self, connection: Any) -> None:
         self._connection = connection
-        await connection.connect()
-        # All that redis-py asked is answered by now, so nothing is left in its buffers.
-        self._transport = connection._writer.transport
-        self._transport.set_protocol(self)
-        self.write(command("SUBSCRIBE", channel))
-        await self._subscribed
+        self._turn = asyncio.Lock()
 
-    def write(self, commands: str) -> None:
-        """Send these in one piece."""
-        self._transport.write(commands.encode(errors="replace"))
+    async def ask(self, commands: Sequence[tuple[str, ...]]) -> list[Any]:
+        """Send these, none of them twice; the answer to each, which may be a ResponseError.
 
-    async def until_it_ends(self) -> None:
-        """Wait until it is of no use any more.
+        Without a time-out: one for each batch costs more than the batch.
 
         Raises:
-            OSError: always; how it ended.
+            RedisError, OSError: there are none; of what was sent, nobody knows what was done.
         """
-        await asyncio.shield(self._ended)
+        async with self._turn:
+            connection = self._connection
+            await connection.send_packed_command(connection.pack_commands(commands))
+            return [await self._answer() for _ in commands]
 
-    async def close(self) -> None:
-        """Let go of it; what was written and not sent is lost."""
-        self._end(ConnectionAbortedError(_CLOSED))
-        if self._transport is not None:
-            self._transport.abort()
-        if self._connection is not None:
-            await self._connection.disconnect(nowait=True)
-
-    # --- what asyncio calls -------------------------------------------------------------
-
-    def data_received(self, data: bytes) -> None:
-        """Something came in."""
+    async def _answer(self) -> Any:
         try:
-            for answer in self._reader.feed(data):
-                self._take(answer)
-        except (BadAnswer, IndexError) as error:
-            self._end(ConnectionAbortedError(str(error)))
-            self._transport.abort()
+            return await self._connection.read_response()
+        except ResponseError as error:
+            return error
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        """It is closed."""
-        self._end(exc or ConnectionResetError(_CLOSED))
 
-    # --- inside -------------------------------------------------------------------------
+def client(url: str, connect_seconds: float) -> Redis:
+    """A client that does nothing twice by itself: a code that is asked for twice is in use.
 
-    def _take(self, answer: Answer) -> None:
-        match answer:
-            case Push(("message", _, str(text))):
-                self._heard(text)
-            case Push(("subscribe", *_)):
-                self._subscribed.set_result(None)
-            case Push():
-                pass
-            case Refusal(text) if not self._subscribed.done():
-                self._subscribed.set_exception(ResponseError(text))
-            case _:
-                self._answered(answer)
+    It waits for an answer without an end.
 
-    def _end(self, error: Exception) -> None:
-        if not self._ended.done():
-            self._ended.set_exception(error)
-            self._ended.exception()  # perhaps nobody waits for it
-        if not self._subscribed.done():
-            self._subscribed.set_exception(error)
-            self._subscribed.exception()
+    Raises:
+        ValueError, TypeError, RedisError: it is not a URL of a Redis.
+    """
+    made: Redis = Redis.from_url(
+        url,
+        decode_responses=True,
+        encoding_errors="replace",  # whatever somebody else writes is no reason to stop
+        protocol=2,  # which is read quicker, and known before Redis 6
+        socket_timeout=None,
+        socket_connect_timeout=connect_seconds,
+        retry=Retry(NoBackoff(), 0),
+    )
+    # What the URL has after its question mark is looked at only here.
+    pool: Any = made.connection_pool
+    pool.make_connection()
+    return made
+
+
+@asynccontextmanager
+async def opened(of: Redis) -> AsyncIterator[Line]:
+    """Open one as the client would, and close it in the end."""
+    pool: Any = of.connection_pool
+    connection = await pool.get_connection()
+    try:
+        yield Line(connection)
+    finally:
+        await connection.disconnect(nowait=True)
+        await pool.release(connection)

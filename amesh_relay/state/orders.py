@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Final
 
 from amesh_core.wire.relay import ErrorCode, Rejection
 from amesh_relay.state import Denied, Granted, Unknown, Verdict
-from amesh_relay.state.resp import Answer, Refusal
 
 # What may wait for Redis before those who cause it are not read from, and when they are again.
 CROWDED_BYTES: Final = 1024 * 1024
@@ -31,13 +32,12 @@ class Order:
     name: str
     arguments: tuple[str, ...] = field(repr=False)
     answer: asyncio.Future[Verdict] | None = None
-    is_told: bool = False  # with its script, as Redis did not have that
     bytes: int = _ROW_BYTES  # about how much memory it takes
 
     def __post_init__(self) -> None:
         self.bytes += sum(map(len, self.arguments))
 
-    def is_answered(self, answer: Answer) -> None:
+    def is_answered(self, answer: object) -> None:
         """Redis said this, or nothing that counts."""
         if self.answer is None or self.answer.done():
             return
@@ -49,21 +49,14 @@ class Order:
 
 
 class Orders:
-    """A row of orders, of which the first may be with Redis: one batch at a time.
+    """A row of orders, to be taken a batch at a time.
 
     So the more there is to do, the more of it goes in one write and comes back in one read.
     """
 
     def __init__(self) -> None:
         self._row: deque[Order] = deque()
-        self._out = 0  # so many of the first are with Redis
-        self._again: list[Order] = []  # of these, what Redis had no script for
-        self._bytes = 0
-
-    @property
-    def are_out(self) -> bool:
-        """Whether answers are awaited."""
-        return self._out > 0
+        self._bytes = 0  # of the row, and of what is taken and not settled
 
     @property
     def is_crowded(self) -> bool:
@@ -82,49 +75,28 @@ class Orders:
 
     def publish(self, channel: str, text: str) -> None:
         """A letter: after all others, and together with the last when that goes there, too."""
-        row = self._row
-        if len(row) > self._out and row[-1].name == PUBLISH and row[-1].arguments[0] == channel:
-            before = row[-1].arguments[1]
+        last = self._row[-1] if self._row else None
+        if last is not None and last.name == PUBLISH and last.arguments[0] == channel:
+            before = last.arguments[1]
             if len(before) + len(text) <= MAX_SHARED_CHARACTERS:
-                row[-1].arguments = (channel, before + text)
-                row[-1].bytes += len(text)
+                last.arguments = (channel, before + text)
+                last.bytes += len(text)
                 self._bytes += len(text)
                 return
         self.add(Order(PUBLISH, (channel, text)))
 
-    def batch(self) -> list[Order]:
-        """What can be done now, and is out then; nothing while answers are awaited."""
-        if self._out:
-            return []
-        self._out = min(len(self._row), MAX_BATCH)
-        return [self._row[place] for place in range(self._out)]
+    def take(self) -> list[Order]:
+        """What is to be done now; it is never taken again."""
+        row = self._row
+        return [row.popleft() for _ in range(min(len(row), MAX_BATCH))]
 
-    def answered(self, answer: Answer) -> Order | None:
-        """The first that is out has this answer; None when that shall be asked again.
-
-        Raises:
-            IndexError: nothing is out.
-        """
-        if not self._out:
-            raise IndexError("an answer without a question")
-        order = self._row.popleft()
-        self._out -= 1
-        is_done = order.is_told or not (isinstance(answer, Refusal) and answer.kind == "NOSCRIPT")
-        if is_done:
+    def settle(self, batch: Iterable[Order], answers: Iterable[object]) -> None:
+        """These have their answers; or none, where there are fewer."""
+        for order, answer in zip_longest(batch, answers):
             self._bytes -= order.bytes
             order.is_answered(answer)
-        else:
-            order.is_told = True
-            self._again.append(order)
-        if not self._out and self._again:
-            self._row.extendleft(reversed(self._again))
-            self._again.clear()
-        return order if is_done else None
 
     def give_up(self) -> None:
-        """Nothing of it will be answered any more."""
-        for order in (*self._again, *self._row):
-            order.is_answered(None)
-        self._row.clear()
-        self._again.clear()
-        self._out = self._bytes = 0
+        """Nothing of the row will be done any more."""
+        while batch := self.take():
+            self.settle(batch, ())

@@ -25,20 +25,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from typing import Any, Final
 
-from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import AuthenticationError, RedisError, ResponseError
+from redis.asyncio.client import PubSub
+from redis.exceptions import AuthenticationError, NoScriptError, RedisError, ResponseError
 
 from amesh_core.errors import UsageError
 from amesh_relay.roles import Burned, Freed, Unwatched
 from amesh_relay.state import Letter, Mailbox, Unknown, Verdict, letters
-from amesh_relay.state.line import Line
-from amesh_relay.state.orders import Order, Orders
-from amesh_relay.state.resp import Answer, Refusal, command
+from amesh_relay.state.line import Line, client, opened
+from amesh_relay.state.orders import PUBLISH, Order, Orders
 from amesh_relay.state.scripts import ALIVE_SECONDS, SCRIPTS, SHAS
 from amesh_relay.tasks import until_one_ends
 
@@ -46,10 +43,9 @@ log: Final = logging.getLogger("amesh.relay")
 
 PREFIX: Final = "amesh:{relay}:"
 HEARTBEAT_SECONDS: Final = 1.0
-# An answer that takes longer is none: a device waits for it. Less than ALIVE_SECONDS together
-# with a heartbeat, so that a relay notices before others do.
+# A heartbeat that has no answer by then shows that there will be none, to what was asked before
+# it, either. Less than ALIVE_SECONDS together with the next, so that a relay notices before others.
 ANSWER_SECONDS: Final = 2.0
-_LOOK_SECONDS: Final = ANSWER_SECONDS / 4  # how late that may be noticed
 _BEAT: Final = "."
 
 
@@ -69,7 +65,7 @@ class RedisState:
         self.node = ""
         self.is_available = False
         try:
-            self._redis = _client(url)
+            self._redis = client(url, ANSWER_SECONDS)
         except (ValueError, TypeError, RedisError):
             # Not repeated: part of a password may be where a port should be.
             raise UsageError(
@@ -78,10 +74,7 @@ class RedisState:
             ) from None
         # In order, and in the end all answered: questions, letters, what was freed or used up.
         self._orders = Orders()
-        self._line: Line | None = None
-        self._mailbox: Mailbox | None = None
-        self._is_writing_soon = False
-        self._since = 0.0  # when what is with Redis was written
+        self._to_write = asyncio.Event()
         self._heard = 0.0  # when our own last letter came back
         self._trouble = ""  # that was told of last
         self._refused: set[str] = set()  # what it would not do, as was told
@@ -94,18 +87,14 @@ class RedisState:
 
     async def run(self, mailbox: Mailbox) -> None:
         """Keep in touch until cancelled; goes on trying when nobody answers."""
-        self._mailbox = mailbox
         try:
             await until_one_ends(self._stay_in_touch(mailbox))
         finally:
             # Others need not wait until we count as dead; after all that was still to be said.
             with suppress(RedisError, OSError, TimeoutError):
-                async with asyncio.timeout(ANSWER_SECONDS):
-                    if self.is_available:
-                        await self._ask("DEL", f"{PREFIX}node:{self.node}")
-                    else:
-                        await self._redis.delete(f"{PREFIX}node:{self.node}")
-            await self._hang_up()
+                async with asyncio.timeout(ANSWER_SECONDS), opened(self._redis) as line:
+                    await self._carry_out(line, mailbox)
+                    await line.ask([("DEL", f"{PREFIX}node:{self.node}")])
             await self._redis.aclose()
 
     async def _stay_in_touch(self, mailbox: Mailbox) -> None:
@@ -113,26 +102,31 @@ class RedisState:
             try:
                 await self._in_touch(mailbox)
             except (RedisError, OSError, TimeoutError, _OutOfTouch) as error:
-                await self._hang_up()
                 self._lose(mailbox, error)
             await asyncio.sleep(HEARTBEAT_SECONDS)
 
     async def _in_touch(self, mailbox: Mailbox) -> None:
         # What was cut short may have left half an answer on its connection.
         await self._redis.connection_pool.disconnect()
-        self._line = line = Line(self._answered, self._letters)
-        async with asyncio.timeout(ANSWER_SECONDS):
-            await self._begin(line)
-        self.is_available = True
-        self._trouble = ""
-        self._refused.clear()
-        log.info("the shared state is there")
-        mailbox.found()
-        await until_one_ends(line.until_it_ends(), self._look_out(), self._keep_alive(mailbox))
+        async with self._redis.pubsub() as box, AsyncExitStack() as on:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                line = await on.enter_async_context(opened(self._redis))
+                await self._begin(box)
+            self.is_available = True
+            self._trouble = ""
+            self._refused.clear()
+            log.info("the shared state is there")
+            mailbox.found()
+            await until_one_ends(
+                self._read(box, mailbox),
+                self._write(line, mailbox),
+                self._keep_alive(line, mailbox),
+            )
 
-    async def _begin(self, line: Line) -> None:
+    async def _begin(self, box: PubSub) -> None:
         old, self.node = self.node, secrets.token_hex(8)
-        await line.open(self._redis, f"{PREFIX}to:{self.node}")
+        await box.subscribe(f"{PREFIX}to:{self.node}")
+        await box.get_message(timeout=None)  # that it is
         if old:
             await self._redis.delete(f"{PREFIX}node:{old}")
         if not self._looked_for_disk:
@@ -141,11 +135,6 @@ class RedisState:
         # Last: from now on others write to us.
         await self._redis.set(f"{PREFIX}node:{self.node}", 1, ex=ALIVE_SECONDS)
         self._heard = asyncio.get_running_loop().time()
-
-    async def _hang_up(self) -> None:
-        line, self._line = self._line, None
-        if line is not None:
-            await line.close()
 
     async def _look_for_disk(self) -> None:
         """Codes and addresses are for memory only; whoever set up Redis may not know."""
@@ -175,67 +164,69 @@ class RedisState:
             self._trouble = trouble
             log.warning("the shared state cannot be reached, trying on: %s", trouble)
 
-    # --- what goes over the line --------------------------------------------------------
-
-    def _write(self) -> None:
-        """Have done what waits, unless answers are awaited: then with these."""
-        self._is_writing_soon = False
-        if self._line is not None and (batch := self._orders.batch()):
-            self._since = asyncio.get_running_loop().time()
-            self._line.write("".join(map(_command, batch)))
-
-    def _answered(self, answer: Answer) -> None:
-        orders = self._orders
-        order = orders.answered(answer)
-        if order is not None and isinstance(answer, Refusal) and order.name not in self._refused:
-            # It is full, or not ours to write to. Once: strangers can make us ask.
-            self._refused.add(order.name)
-            log.warning("the shared state refuses %s: %s", order.name, answer.kind)
-        if not orders.are_out:
-            if orders.is_roomy and self._mailbox is not None:
-                self._mailbox.roomy()
-            self._write_soon()
-
-    def _letters(self, text: str) -> None:
-        loop = asyncio.get_running_loop()
-        if text == _BEAT:
-            self._heard = loop.time()
-        elif self._mailbox is not None:
-            for letter in letters.read(text):
-                # Soon and not here: a defect in that ends no more than a frame's would.
-                loop.call_soon(self._mailbox.take, letter)
-
-    def _write_soon(self) -> None:
-        """In the next turn, together with what else this one has to say."""
-        if not self._is_writing_soon:
-            self._is_writing_soon = True
-            asyncio.get_running_loop().call_soon(self._write)
-
-    async def _look_out(self) -> None:
-        """Notice that an answer does not come."""
+    async def _read(self, box: PubSub, mailbox: Mailbox) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            await asyncio.sleep(_LOOK_SECONDS)
-            if self._orders.are_out and loop.time() - self._since > ANSWER_SECONDS:
-                raise TimeoutError
+            message = await box.get_message(timeout=None)
+            if message is None or message["type"] != "message":
+                continue
+            if message["data"] == _BEAT:
+                self._heard = loop.time()
+                continue
+            for letter in letters.read(message["data"]):
+                # Soon and not here: a defect in that ends no more than a frame's would.
+                loop.call_soon(mailbox.take, letter)
 
-    async def _keep_alive(self, mailbox: Mailbox) -> None:
+    async def _write(self, line: Line, mailbox: Mailbox) -> None:
+        while True:
+            await self._to_write.wait()
+            self._to_write.clear()
+            await self._carry_out(line, mailbox)
+
+    async def _carry_out(self, line: Line, mailbox: Mailbox) -> None:
+        """Do what waits, in its order."""
+        orders = self._orders
+        while batch := orders.take():
+            answers: list[Any] = []
+            try:
+                answers = await self._do(line, batch)
+            finally:
+                # Never again: nobody knows what Redis did of it.
+                orders.settle(batch, answers)
+            if orders.is_roomy:
+                mailbox.roomy()
+
+    async def _do(self, line: Line, batch: list[Order]) -> list[Any]:
+        answers = await line.ask([_command(order) for order in batch])
+        unknown = [place for place, a in enumerate(answers) if isinstance(a, NoScriptError)]
+        if unknown:
+            again = await line.ask([_command(batch[place], is_told=True) for place in unknown])
+            for place, answer in zip(unknown, again, strict=True):
+                answers[place] = answer
+        for order, answer in zip(batch, answers, strict=True):
+            if isinstance(answer, ResponseError) and order.name not in self._refused:
+                # It is full, or not ours to write to. Once: strangers can make us ask.
+                self._refused.add(order.name)
+                log.warning("the shared state refuses %s: %s", order.name, type(answer).__name__)
+        return answers
+
+    async def _keep_alive(self, line: Line, mailbox: Mailbox) -> None:
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(HEARTBEAT_SECONDS)
             others = sorted(mailbox.correspondents())
-            pipeline = self._redis.pipeline(transaction=False)
-            # Not `set`: a relay that was away for too long is dead, and its codes may be others'.
-            pipeline.expire(f"{PREFIX}node:{self.node}", ALIVE_SECONDS)
-            pipeline.publish(f"{PREFIX}to:{self.node}", _BEAT)
-            for node in others:
-                pipeline.exists(f"{PREFIX}node:{node}")
+            commands = [
+                # Not SET: a relay that was away for too long is dead, and its codes others'.
+                ("EXPIRE", f"{PREFIX}node:{self.node}", str(ALIVE_SECONDS)),
+                (PUBLISH, f"{PREFIX}to:{self.node}", _BEAT),
+                *(("EXISTS", f"{PREFIX}node:{node}") for node in others),
+            ]
             async with asyncio.timeout(ANSWER_SECONDS):
-                is_alive, _, *are_alive = await pipeline.execute()
-            if not is_alive or loop.time() - self._heard > ALIVE_SECONDS:
+                is_alive, _, *are_alive = await line.ask(commands)
+            if is_alive != 1 or loop.time() - self._heard > ALIVE_SECONDS:
                 raise _OutOfTouch
             for node, is_there in zip(others, are_alive, strict=True):
-                if not is_there:
+                if is_there == 0:
                     mailbox.died(node)
 
     async def listen(self, otc: str, client: bytes, *, again: bool = False) -> Verdict:
@@ -270,7 +261,7 @@ class RedisState:
         """Write to another relay; in order, and perhaps in vain."""
         if self.is_available:
             self._orders.publish(f"{PREFIX}to:{node}", letters.written(letter))
-            self._write_soon()
+            self._to_write.set()
 
     async def _ask(self, script: str, *arguments: str) -> Verdict:
         if not self.is_available:
@@ -283,28 +274,12 @@ class RedisState:
         # While Redis is away nobody could be told, and later it would be stale.
         if self.is_available:
             self._orders.add(order)
-            self._write_soon()
+            self._to_write.set()
 
 
-def _command(order: Order) -> str:
-    """What Redis is sent for it."""
+def _command(order: Order, *, is_told: bool = False) -> tuple[str, ...]:
+    """What Redis is sent for it; `is_told`, with the script itself."""
     if order.name not in SCRIPTS:
-        return command(order.name, *order.arguments)
-    script = ("EVAL", SCRIPTS[order.name]) if order.is_told else ("EVALSHA", SHAS[order.name])
-    return command(*script, "1", PREFIX, *order.arguments)
-
-
-def _client(url: str) -> Redis:
-    """A client that does nothing twice by itself: a code that is asked for twice is in use."""
-    client: Redis = Redis.from_url(
-        url,
-        decode_responses=True,
-        protocol=3,  # letters and answers on one connection
-        socket_timeout=ANSWER_SECONDS,
-        socket_connect_timeout=ANSWER_SECONDS,
-        retry=Retry(NoBackoff(), 0),
-    )
-    # What the URL has after its question mark is looked at only here.
-    pool: Any = client.connection_pool
-    pool.make_connection()
-    return client
+        return order.name, *order.arguments
+    script = ("EVAL", SCRIPTS[order.name]) if is_told else ("EVALSHA", SHAS[order.name])
+    return *script, "1", PREFIX, *order.arguments

@@ -126,7 +126,7 @@ def test_a_full_redis_refuses_and_what_runs_goes_on(
         assert status(two[0], "/ready") == 200
         redis.run("config", "set", "maxmemory", "0")
         assert ask(late, wire.Listen("111111")) == wire.Ack()
-        assert two[0].log().count("the shared state refuses listen: OOM") == 1
+        assert two[0].log().count("the shared state refuses listen: OutOfMemoryError") == 1
 
 
 # --- a Redis as others set it up -----------------------------------------------------------
