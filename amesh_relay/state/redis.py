@@ -78,7 +78,7 @@ class RedisState:
         self._heard = 0.0  # when our own last letter came back
         self._trouble = ""  # that was told of last
         self._refused: set[str] = set()  # what it would not do, as was told
-        self._looked_for_disk = False
+        self._looked_at_settings = False
 
     @property
     def is_crowded(self) -> bool:
@@ -129,23 +129,30 @@ class RedisState:
         await box.get_message(timeout=None)  # that it is
         if old:
             await self._redis.delete(f"{PREFIX}node:{old}")
-        if not self._looked_for_disk:
-            self._looked_for_disk = True
-            await self._look_for_disk()
+        if not self._looked_at_settings:
+            self._looked_at_settings = True
+            await self._look_at_settings()
         # Last: from now on others write to us.
         await self._redis.set(f"{PREFIX}node:{self.node}", 1, ex=ALIVE_SECONDS)
         self._heard = asyncio.get_running_loop().time()
 
-    async def _look_for_disk(self) -> None:
-        """Codes and addresses are for memory only; whoever set up Redis may not know."""
+    async def _look_at_settings(self) -> None:
+        """What it does with codes and addresses; whoever set up Redis may not know."""
         try:
-            settings = await self._redis.config_get("save", "appendonly")
+            found = await self._redis.config_get(
+                "save", "appendonly", "maxmemory", "maxmemory-policy"
+            )
         except ResponseError:
             return  # CONFIG is often forbidden
-        if settings.get("save") or settings.get("appendonly") == "yes":
+        if found.get("save") or found.get("appendonly") == "yes":
             log.warning(
                 "the Redis of --state writes to its disk, with codes and client addresses of the"
                 " last minutes; turn off its settings save and appendonly"
+            )
+        if found.get("maxmemory", "0") != "0" and found.get("maxmemory-policy") != "noeviction":
+            log.warning(
+                "the Redis of --state forgets what it likes when it is full, such as which tokens"
+                " are used; set its maxmemory-policy to noeviction"
             )
 
     def _lose(self, mailbox: Mailbox, error: Exception) -> None:

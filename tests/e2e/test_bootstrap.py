@@ -8,7 +8,7 @@ import signal
 import stat
 import sys
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -263,11 +263,10 @@ def test_the_token_is_nowhere_afterwards(
 
 def commands_of(pid: int) -> str:
     """The command lines of a process and its children."""
-    children = [
-        int(text)
-        for path in Path(f"/proc/{pid}/task").glob("*/children")
-        for text in path.read_text().split()
-    ]
+    children: list[int] = []
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+        with suppress(FileNotFoundError):  # of a thread that has ended meanwhile
+            children += map(int, path.read_text().split())
     return "".join(Path(f"/proc/{p}/cmdline").read_text() for p in [pid, *children])
 
 

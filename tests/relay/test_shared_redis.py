@@ -206,6 +206,23 @@ def test_a_redis_that_writes_to_its_disk_is_told_of(
 
 
 @pytest.mark.parametrize(
+    ("options", "warns"),
+    [
+        (("--maxmemory", "64mb", "--maxmemory-policy", "allkeys-lru"), True),
+        (("--maxmemory", "64mb", "--maxmemory-policy", "volatile-ttl"), True),
+        (("--maxmemory", "64mb", "--maxmemory-policy", "noeviction"), False),
+        (("--maxmemory-policy", "allkeys-lru"), False),  # never full
+    ],
+)
+def test_a_redis_that_evicts_is_told_of(
+    tmp_path: Path, options: tuple[str, ...], warns: bool
+) -> None:
+    """A used token that is forgotten could be announced again."""
+    with redis_server(tmp_path, *options) as redis, sharing(redis) as relay:
+        assert ("set its maxmemory-policy to noeviction" in relay.log()) == warns
+
+
+@pytest.mark.parametrize(
     "url",
     [
         "redis://:ge/heim@host",
