@@ -77,10 +77,7 @@ FAILURES: Final[dict[type[e.AmeshError], Failure]] = {
     ),
     e.Declined: Failure(FAILED),
     e.HomeError: Failure(HOME),
-    e.NoIdentity: Failure(
-        HOME,
-        "run `amesh init --name NAME` first, or set AUTH_MESH_DIR to where the identity is",
-    ),
+    e.NoIdentity: Failure(HOME, "run `amesh init --name NAME` first"),
     e.IdentityExists: Failure(
         HOME, "`amesh init --force` replaces it and keeps a backup; paired devices must pair again"
     ),

@@ -170,7 +170,10 @@ def make_directory(path: Path) -> None:
         HomeUnwritable: it cannot be made, or is something else.
     """
     with explained(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except FileExistsError:
+            raise HomeUnwritable(f"{path.parent}: not a directory") from None
     _make_directory(path)
 
 
@@ -191,7 +194,7 @@ def _make_directory(path: Path) -> bool:
             path.mkdir(PRIVATE_DIRECTORY)
         except FileExistsError:
             if not path.is_dir():
-                raise
+                raise HomeUnwritable(f"{path}: not a directory") from None
             return False
         path.chmod(PRIVATE_DIRECTORY)  # the umask may have taken more away
         return True

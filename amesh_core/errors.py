@@ -256,7 +256,10 @@ class NoIdentity(HomeError):
     code = "no_identity"
 
     def __init__(self, directory: str) -> None:
-        super().__init__(f"no identity in {directory}")
+        # For whoever starts a service, too, which has nobody to add a hint.
+        super().__init__(
+            f"no identity in {directory}: `amesh init` makes one, AUTH_MESH_DIR names another place"
+        )
         self.directory = directory
 
 

@@ -126,8 +126,9 @@ def test_a_file_is_no_directory(directory: Path) -> None:
         Home.open(at(directory))
     with pytest.raises(HomeUnwritable):
         Home.open(at(directory / "below"))
-    with pytest.raises(HomeUnwritable):
-        create(directory)
+    for place in (directory, directory / "below"):
+        with pytest.raises(HomeUnwritable, match=f"{directory}: not a directory"):
+            create(place)
 
 
 @pytest.mark.parametrize("name", ["AUTH_MESH_DIR", "AMESH_PASSPHRASE_FILE"])

@@ -142,6 +142,7 @@ def test_without_an_identity_nothing_starts(
     (message,) = sent
     assert message["type"] == "lifespan.startup.failed"
     assert message["message"].startswith("AuthMesh: no identity in ")
+    assert "`amesh init` makes one" in message["message"]
     assert not recorder.scopes
     assert "no identity in" in caplog.text
 
