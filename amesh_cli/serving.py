@@ -16,7 +16,7 @@ from amesh_core.errors import RelayUnreachable, UsageError
 # Any address beyond this network: asking for the way to it sends nothing (RFC 5737, RFC 3849).
 _ELSEWHERE: Final = ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1"))
 
-# It faces the network, and needs none of them.
+# A relay faces the network, and needs none of them.
 _SECRETS: Final = ("AUTH_MESH_PASSPHRASE", "AMESH_BOOTSTRAP_TOKEN", "AMESH_RELAY_TOKEN")
 
 
@@ -30,6 +30,11 @@ def parse_place(text: str) -> tuple[str | None, int]:
     if not found or int(found[3]) > 65535:
         raise UsageError("--serve takes [HOST:]PORT, for example 3001 or 192.168.1.5:3001")
     return found[1] or found[2], int(found[3])
+
+
+def environment() -> dict[str, str]:
+    """What a relay of ours is told of this process's environment."""
+    return {name: value for name, value in os.environ.items() if name not in _SECRETS}
 
 
 @contextlib.contextmanager
@@ -52,7 +57,7 @@ def own_relay(place: str) -> Iterator[tuple[str, str]]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={name: value for name, value in os.environ.items() if name not in _SECRETS},
+        env=environment(),
         start_new_session=True,  # Ctrl-C is for us: the peer is told before the relay goes
     )
     with relay:

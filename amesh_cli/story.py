@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 from typing import Any, Final
 
-from amesh_cli import terminal
+from amesh_cli import serving, terminal
 from amesh_cli.actors import Actor, run
 from amesh_core.errors import AmeshError, UsageError
 
@@ -89,7 +89,8 @@ def _tell(scratch: Path, on: contextlib.ExitStack) -> None:
     _heading(
         2, "Two of them pair, once: a relay introduces them, six digits prove no one is between"
     )
-    relay = on.enter_context(Actor("-m", "amesh_relay", "--host", "127.0.0.1", "--port", "0"))
+    command = ("-m", "amesh_relay", "--host", "127.0.0.1", "--port", "0")
+    relay = on.enter_context(Actor(*command, env=serving.environment()))
     relay_url = relay.expect(r"(ws://\S+)")
     _pair(laptop, prod_api, relay_url, on)
     relay.stop()

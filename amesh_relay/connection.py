@@ -102,6 +102,7 @@ class Connection(Flow, asyncio.BufferedProtocol):
 
     def eof_received(self) -> bool:
         """The other side will send nothing more; True leaves our direction open."""
+        self._unread = b""  # TLS tells of the end also to one that is held back, and closes then
         self._websocket.receive_eof()
         self.flush()
         return False

@@ -217,6 +217,26 @@ def test_who_is_held_back_is_not_heard_to_the_end_of_a_read() -> None:
     asyncio.run(run())
 
 
+def test_the_end_of_one_that_is_held_back() -> None:
+    """TLS tells of it at once; what was not looked at by then has nobody to be answered to."""
+
+    async def run() -> None:
+        house = Strict()
+        defects: list[object] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, what: defects.append(what))
+        connection, transport = opened(house)
+        feed(connection, frame(TEXT, b"0000") * 500)
+        before = len(house.messages)
+        assert connection.eof_received() is False
+        connection.let_go(house)
+        await asyncio.sleep(0)
+        assert len(house.messages) == before
+        assert transport.ended
+        assert not defects
+
+    asyncio.run(run())
+
+
 def test_what_comes_though_it_is_held_back_comes_last() -> None:
     """TLS has read on, and what it has comes in spite of `pause_reading`."""
 
